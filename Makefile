@@ -1,0 +1,40 @@
+# Everything starts from a bare clone: the first command makes .venv, later ones find it as it is.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+
+.PHONY: help run test lint notebook results badge clean
+
+help: ## what can be made
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
+
+run: $(INSTALLED) ## run notebooks/S7.ipynb; the executed notebook and an HTML page go to out/
+	$(BIN)/python notebooks/run.py notebooks/S7.ipynb --out out
+
+test: $(INSTALLED) lint ## all tests, the notebooks' own run among them
+	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --nbval --nbval-current-env notebooks
+
+lint: $(INSTALLED) ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+notebook: $(INSTALLED) ## run S7.ipynb and keep the outputs in the notebook itself
+	$(BIN)/python notebooks/run.py notebooks/S7.ipynb --out out --keep
+
+results: $(INSTALLED) ## train the default recipe with 5 seeds; CSV and README table (resumable, 25 minutes on two cores)
+	$(BIN)/python benchmarks/seeds.py --seeds 5
+
+badge: $(INSTALLED) ## set the repository's address everywhere: make badge REPO=owner/name
+	$(BIN)/python notebooks/badge.py $(REPO)
+
+clean: ## remove .venv and everything that runs have made here
+	rm -rf $(VENV) out runs .pytest_cache .ruff_cache
+
+$(INSTALLED): requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "Python 3.10 or later is needed; name one: make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@

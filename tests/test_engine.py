@@ -1,0 +1,212 @@
+"""The loop, on a small network and data set."""
+
+from dataclasses import replace
+
+import albumentations as A
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import tiny_network
+from torch import nn
+
+from utils.device import DTYPES, cpu_has_bf16, pick_device, pick_precision
+from utils.engine import Trainer, epoch_batches, fit, recipe_policy, resize
+from utils.errors import InputError, TrainingError
+from utils.evaluation import evaluate
+
+CPU = torch.device("cpu")
+
+
+def weights(model: nn.Module) -> torch.Tensor:
+    return torch.cat([tensor.double().flatten() for tensor in model.state_dict().values()])
+
+
+def test_it_learns(network, tiny, recipe):
+    history = fit(network, tiny, replace(recipe, epochs=8))
+    assert history[-1]["test_accuracy"] > 90
+    assert history[-1]["train_loss"] < history[0]["train_loss"]
+
+
+def test_the_history_ends_with_what_the_network_can_do(network, tiny, recipe):
+    history = fit(network, tiny, recipe)
+    result = evaluate(network, tiny.test, "fp32")
+    assert [record["epoch"] for record in history] == [1, 2, 3]
+    assert (history[-1]["test_accuracy"], history[-1]["test_loss"]) == (result.accuracy, result.loss)
+    assert [r["seconds"] for r in history] == sorted(r["seconds"] for r in history)
+
+
+def test_the_same_seed_gives_the_same_bits(tiny, recipe):
+    first, again, other = (tiny_network() for _ in range(3))
+    one, two = fit(first, tiny, recipe, seed=3), fit(again, tiny, recipe, seed=3)
+    fit(other, tiny, recipe, seed=4)
+    assert [r | {"seconds": 0} for r in one] == [r | {"seconds": 0} for r in two]
+    assert torch.equal(weights(first), weights(again))
+    assert not torch.equal(weights(first), weights(other))
+
+
+def test_what_was_drawn_before_makes_no_difference(tiny, recipe):
+    first, again = tiny_network(), tiny_network()
+    fit(first, tiny, recipe)
+    torch.rand(7)
+    fit(again, tiny, recipe)
+    assert torch.equal(weights(first), weights(again))
+
+
+def test_a_resumed_run_ends_as_one_that_never_stopped(tiny, recipe, tmp_path):
+    straight, stopped, resumed = (tiny_network() for _ in range(3))
+    whole = fit(straight, tiny, recipe)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "train", stop_in_epoch(2))
+        with pytest.raises(KeyboardInterrupt):
+            fit(stopped, tiny, recipe, out=tmp_path / "run")
+    history = fit(resumed, tiny, recipe, out=tmp_path / "run", resume=True)
+    assert torch.equal(weights(straight), weights(resumed))
+    assert [r | {"seconds": 0} for r in history] == [r | {"seconds": 0} for r in whole]
+
+
+def stop_in_epoch(number: int):
+    """`Trainer.train`, with Ctrl-C at the second step of that epoch."""
+    train = Trainer.train
+
+    def interrupted(self, batches, epoch, images):
+        def some():
+            for step, batch in enumerate(batches):
+                if epoch == number and step == 1:
+                    raise KeyboardInterrupt
+                yield batch
+
+        return train(self, some(), epoch, images)
+
+    return interrupted
+
+
+def test_an_epoch_meets_every_image_once(tiny, recipe):
+    batches = list(epoch_batches(tiny.train, recipe_policy(recipe, tiny), recipe, seed=0, epoch=1))
+    assert [len(labels) for _, labels in batches] == [40, 40, 16]
+    assert torch.cat([labels for _, labels in batches]).bincount().tolist() == [32, 32, 32]
+
+
+def test_epochs_differ_in_order_and_repeat_by_seed(tiny, recipe):
+    def order(seed, epoch):
+        batches = epoch_batches(tiny.train, recipe_policy(recipe, tiny), recipe, seed, epoch)
+        return torch.cat([images for images, _ in batches])
+
+    assert torch.equal(order(0, 1), order(0, 1))
+    assert not torch.equal(order(0, 1), order(0, 2))
+    assert not torch.equal(order(0, 1), order(1, 1))
+
+
+def test_the_training_means_count_images_not_batches(tiny, recipe):
+    # A rate of almost nothing: the network stays as it is, so its mean can be computed at once for all images.
+    slow = replace(recipe, learning_rate=1e-12, weight_decay=0, sides=(32,), batch_size=36)
+    still = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3))
+    trainer = Trainer(still, slow, CPU)
+    batches = list(epoch_batches(tiny.train, recipe_policy(slow, tiny), slow, 0, 1))
+    trained = trainer.train(batches, 1, len(tiny.train))
+    images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    with torch.no_grad():
+        logits = still(images)
+    assert [len(labels) for _, labels in batches] == [36, 36, 24]
+    assert trained.loss == pytest.approx(F.cross_entropy(logits, labels).item(), abs=1e-5)
+    assert trained.accuracy == pytest.approx(100 * (logits.argmax(1) == labels).float().mean().item())
+
+
+def test_a_step_is_nesterov_sgd_at_the_rate_of_its_place(tiny, recipe):
+    recipe = replace(recipe, sides=(32,), warmup=0.5, weight_decay=0.01, label_smoothing=0.1)
+    ours, theirs = tiny_network().eval(), tiny_network().eval()  # eval: no dropout, batch norm as it is
+    images, labels = next(iter(epoch_batches(tiny.train, recipe_policy(recipe, tiny), recipe, 0, 1)))
+    Trainer(ours, recipe, CPU).step(images, labels, progress=0.25)
+
+    optimizer = torch.optim.SGD(theirs.parameters(), lr=0.05, momentum=0.9, weight_decay=0.01, nesterov=True)
+    F.cross_entropy(theirs(images), labels, label_smoothing=0.1).backward()
+    optimizer.step()
+    assert torch.allclose(weights(ours), weights(theirs), atol=1e-6)
+
+
+def test_pictures_grow_with_the_run(tiny, recipe):
+    seen = []
+
+    class Watching(nn.Sequential):
+        def forward(self, x):
+            if self.training:
+                seen.append(tuple(x.shape[2:]))
+            return super().forward(x)
+
+    fit(Watching(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3)), tiny, replace(recipe, epochs=2))
+    assert seen == [(24, 24)] * 3 + [(32, 32)] * 3
+
+
+def test_resizing_keeps_a_flat_image_flat():
+    assert torch.allclose(resize(torch.full((1, 3, 32, 32), 0.7), 20), torch.full((1, 3, 20, 20), 0.7))
+
+
+def test_it_stops_at_the_accuracy_asked_for(network, tiny, recipe):
+    history = fit(network, tiny, replace(recipe, epochs=30), until=90)
+    assert history[-1]["test_accuracy"] >= 90
+    assert all(record["test_accuracy"] < 90 for record in history[:-1])
+    assert len(history) < 30
+
+
+def test_both_paths_of_the_data_train_the_same_network(tiny, recipe):
+    for workers in (0, 1):
+        history = fit(tiny_network(), tiny, replace(recipe, epochs=6, per_image=True, workers=workers))
+        assert history[-1]["test_accuracy"] > 80
+
+
+def test_a_policy_of_ones_own_is_used(network, tiny, recipe):
+    black = A.Compose([A.CoarseDropout((1, 1), (32, 32), (32, 32), fill=0, p=1), A.Normalize(tiny.mean, tiny.std)])
+    history = fit(network, tiny, replace(recipe, epochs=1, sides=(32,)), policy=black)
+    assert history[0]["train_accuracy"] < 60  # all training images are black: there is nothing to learn
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_good_epoch(tiny, recipe, tmp_path, poison):
+    class Breaking(nn.Sequential):
+        steps = 0
+
+        def forward(self, x):
+            self.steps += self.training
+            return super().forward(x) * (poison if self.steps == 5 else 1)  # in the second epoch
+
+    model = Breaking(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3))
+    with pytest.raises(TrainingError, match=r"epoch 2.*lower learning rate"):
+        fit(model, tiny, recipe, out=tmp_path)
+    assert (tmp_path / "last.pt").is_file()
+    assert len((tmp_path / "history.csv").read_text().splitlines()) == 2
+
+
+def test_a_recipe_whose_pictures_are_too_small_is_refused_before_training(tiny, recipe):
+    from utils.models import build_model
+
+    with pytest.raises(InputError, match=r"cannot take an image of \(3, 16, 16\)"):
+        fit(build_model("s7_dilated", classes=3), tiny, replace(recipe, sides=(16, 32)))
+
+
+def test_the_tqdm_line_is_the_one_that_students_know(network, tiny, recipe, capsys):
+    fit(network, tiny, replace(recipe, epochs=1))
+    assert "Train: Loss=" in (shown := capsys.readouterr().out)
+    line = shown[shown.rindex("Train: Loss=") :].split(":  ")[0].split("\n")[0]
+    assert "Batch_id=2 Accuracy=" in line
+    assert " LR=0.0" in line
+
+
+def test_precision_follows_the_device():
+    assert pick_precision(CPU) == ("bf16" if cpu_has_bf16() else "fp32")
+    assert pick_precision(CPU, "fp32") == "fp32"
+    assert set(DTYPES) == {"fp32", "bf16", "fp16"}
+
+
+@pytest.mark.parametrize(("capability", "precision"), [((7, 5), "fp16"), ((8, 0), "bf16"), ((9, 0), "bf16")])
+def test_a_t4_computes_in_fp16_and_newer_gpus_in_bf16(monkeypatch, capability, precision):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert pick_precision(torch.device("cuda")) == precision
+
+
+def test_fp16_runs_under_a_gradient_scaler(network, recipe):
+    assert Trainer(network, replace(recipe, precision="fp16"), CPU).scaler.is_enabled()
+    assert not Trainer(network, replace(recipe, precision="bf16"), CPU).scaler.is_enabled()
+
+
+def test_a_device_that_is_not_there_is_refused():
+    with pytest.raises(InputError, match="device 'tpu'"):
+        pick_device("tpu")

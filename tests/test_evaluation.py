@@ -1,0 +1,107 @@
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from utils.errors import InputError
+from utils.evaluation import EVALUATION_BATCH, check_fit, evaluate, normalize
+
+
+class BrightestChannel(nn.Module):
+    """Answers with the means of the three channels, times `scale`; right for every image of `tiny`."""
+
+    def __init__(self, scale: float = 1.0):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(scale))
+
+    def forward(self, x):
+        return self.scale * x.mean((2, 3))
+
+
+def test_all_right_is_100_percent_and_all_wrong_is_0(tiny):
+    assert evaluate(BrightestChannel(), tiny.test, "fp32").accuracy == 100
+    assert evaluate(BrightestChannel(-1.0), tiny.test, "fp32").accuracy == 0
+
+
+def test_the_loss_is_a_mean_over_images_whatever_the_batches(tiny, monkeypatch):
+    whole = BrightestChannel()(normalize(tiny.test.images, tiny.mean, tiny.std))
+    monkeypatch.setattr("utils.evaluation.EVALUATION_BATCH", 10)  # 10, 10, 10 and 7
+    result = evaluate(BrightestChannel(), tiny.test, "fp32")
+    assert result.loss == pytest.approx(F.cross_entropy(whole, tiny.test.labels).item(), abs=1e-6)
+
+
+def test_a_test_of_cifar10_has_no_short_last_batch():
+    assert 10_000 % EVALUATION_BATCH == 0
+
+
+def test_the_line_is_the_one_that_students_know(tiny):
+    result = evaluate(BrightestChannel(), tiny.test, "fp32")
+    assert str(result) == f"Test set: Average loss: {result.loss:.4f}, Accuracy: 37/37 (100.00%)"
+
+
+def test_the_confusion_matrix_has_the_truth_in_its_rows(tiny):
+    class AlwaysRed(BrightestChannel):
+        def forward(self, x):
+            return self.scale * torch.tensor([1.0, 0, 0]).expand(len(x), 3)
+
+    result = evaluate(AlwaysRed(), tiny.test, "fp32")
+    assert result.confusion.tolist() == [[13, 0, 0], [12, 0, 0], [12, 0, 0]]
+    assert result.correct == 13
+
+
+def test_mistakes_come_in_the_order_of_their_confidence(tiny):
+    result = evaluate(BrightestChannel(-1.0), tiny.test, "fp32")
+    confidence = result.probabilities[result.mistakes()].amax(1)
+    assert len(confidence) == 37
+    assert (confidence.diff() <= 0).all()
+    assert len(result.mistakes(5)) == 5
+
+
+def test_the_report_names_the_classes(tiny):
+    report = evaluate(BrightestChannel(), tiny.test, "fp32").report
+    assert all(name in report for name in ("red", "green", "blue"))
+
+
+def test_images_are_normalised_by_the_mean_and_std_of_training(tiny):
+    image = torch.full((1, 3, 2, 2), 51, dtype=torch.uint8)  # 51 / 255 = 0.2
+    assert torch.allclose(normalize(image, (0.1, 0.2, 0.3), (0.1, 0.1, 0.2))[0, :, 0, 0], torch.tensor([1, 0, -0.5]))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_network_keeps_its_mode_and_its_batch_norm_statistics(network, tiny, training):
+    network.train(training)
+    before = network[1].running_mean.clone()
+    evaluate(network, tiny.test)
+    assert network.training is training
+    assert torch.equal(network[1].running_mean, before)
+
+
+def test_the_mode_is_put_back_after_a_failure(network, tiny):
+    network.append(nn.Linear(7, 3)).train()  # fits nothing before it
+    with pytest.raises(InputError, match="cannot take an image"):
+        check_fit(network, tiny.test)
+    assert network.training
+
+
+def test_answers_that_are_not_finite_are_refused(tiny):
+    with pytest.raises(InputError, match="not finite"):
+        evaluate(BrightestChannel(float("nan")), tiny.test)
+
+
+def test_another_number_of_classes_is_refused(network, tiny):
+    ten = replace(tiny.test, classes=tuple("abcdefghij"))
+    with pytest.raises(InputError, match=r"answers with \(1, 3\); tiny colours needs \(1, 10\)"):
+        evaluate(network, ten)
+
+
+def test_a_side_that_the_network_cannot_take_is_refused(tiny):
+    unpadded = nn.Sequential(nn.Conv2d(3, 3, 9), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with pytest.raises(InputError, match=r"cannot take an image of \(3, 8, 8\)"):
+        check_fit(unpadded, tiny.test, sides=(16, 8))
+
+
+def test_a_network_without_parameters_is_refused(tiny):
+    with pytest.raises(InputError, match="no parameters"):
+        evaluate(nn.Flatten(), tiny.test)

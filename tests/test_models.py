@@ -1,0 +1,115 @@
+import pytest
+import torch
+from torch import nn
+
+from utils.audit import check_limits, layer_table
+from utils.errors import InputError
+from utils.models import MODELS, build_model
+from utils.models.blocks import Residual, convolution, depthwise_separable
+
+
+@pytest.fixture(params=["s7", "s7_dilated"])
+def network(request):
+    return build_model(request.param)
+
+
+def kernels(model: nn.Module) -> list[nn.Conv2d]:
+    return [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+
+
+def test_it_has_fewer_than_200_000_parameters(network):
+    assert sum(p.numel() for p in network.parameters()) < 200_000
+
+
+def test_its_receptive_field_is_above_44_by_hand(network):
+    field, jump = 1, 1  # of every convolution in turn: the residual paths are never longer than the main one
+    for layer in kernels(network):
+        field += (layer.kernel_size[0] - 1) * layer.dilation[0] * jump
+        jump *= layer.stride[0]
+    assert field > 44
+    assert field == max(layer.receptive_field or 0 for layer in layer_table(network))
+
+
+def test_it_has_four_blocks_of_three_convolutions_and_an_output_block(network):
+    assert [name for name, _ in network.named_children()] == ["c1", "c2", "c3", "c4", "output"]
+    assert [len(block) for block in (network.c1, network.c2, network.c3, network.c4)] == [3, 3, 3, 3]
+
+
+def test_only_the_last_convolution_of_a_block_reduces(network):
+    x = torch.zeros(1, 3, 32, 32)
+    for block in (network.c1, network.c2, network.c3):
+        kept = block[1](block[0](x))
+        assert kept.shape[2:] == x.shape[2:]
+        x = block[2](kept)
+        assert x.shape[2] < kept.shape[2]
+    assert network.c4(x).shape[2:] == x.shape[2:]
+
+
+def test_it_has_a_depthwise_separable_convolution(network):
+    pairs = zip(kernels(network), kernels(network)[1:], strict=False)
+    assert any(a.groups == a.in_channels > 1 and b.kernel_size == (1, 1) and b.groups == 1 for a, b in pairs)
+
+
+def test_it_has_a_dilated_convolution(network):
+    assert any(layer.dilation[0] > 1 for layer in kernels(network))
+
+
+def test_it_pools_once_over_the_whole_map(network):
+    pools = [module for module in network.modules() if "Pool" in type(module).__name__]
+    assert len(pools) == 1
+    assert isinstance(pools[0], nn.AdaptiveAvgPool2d)
+    assert pools[0].output_size == 1
+
+
+def test_the_bonus_network_has_no_stride():
+    assert all(layer.stride == (1, 1) for layer in kernels(build_model("s7_dilated")))
+
+
+def test_every_network_passes_the_limits():
+    for name in MODELS:
+        assert check_limits(build_model(name)).passed, name
+
+
+def test_it_answers_images_with_logits(network):
+    assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+
+
+def test_the_same_seed_builds_the_same_weights_whatever_torch_has_drawn():
+    first = build_model("s7", seed=1)
+    torch.rand(5)
+    again, other = build_model("s7", seed=1), build_model("s7", seed=2)
+    assert torch.equal(first.c1[0][0].weight, again.c1[0][0].weight)
+    assert not torch.equal(first.c1[0][0].weight, other.c1[0][0].weight)
+
+
+def test_building_leaves_the_random_state_alone():
+    state = torch.get_rng_state()
+    build_model("s7")
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_an_unknown_network_is_answered_with_those_there_are():
+    with pytest.raises(InputError, match=r"unknown model 's8'; there are: s7, s7_dilated"):
+        build_model("s8")
+
+
+def test_an_unknown_argument_is_answered_with_those_there_are():
+    with pytest.raises(InputError, match="takes no argument 'depth'; it takes: classes"):
+        build_model("s7", depth=3)
+
+
+def test_a_separable_convolution_costs_nine_weights_a_channel_and_the_mixing():
+    weights = sum(p.numel() for m in depthwise_separable(16, 32) if isinstance(m, nn.Conv2d) for p in m.parameters())
+    assert weights == 9 * 16 + 16 * 32
+
+
+def test_a_residual_adds_its_input():
+    doubled = Residual(nn.Identity())
+    assert torch.equal(doubled(torch.ones(2)), torch.full((2,), 2.0))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "side"), [({}, 32), ({"stride": 2}, 16), ({"dilation": 4, "padding": False}, 24)]
+)
+def test_the_size_after_a_convolution(arguments, side):
+    assert convolution(3, 4, **arguments)(torch.zeros(2, 3, 32, 32)).shape == (2, 4, side, side)

@@ -1,0 +1,143 @@
+"""The notebooks as files, and the setup cell where only the notebook was opened. Their own run is nbval's."""
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def load_script(name: str):
+    """A program of notebooks/, as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "notebooks" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.name)
+def notebook(request):
+    return nbformat.read(request.param, as_version=4)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def test_the_stored_outputs_come_from_one_run_from_top_to_bottom(notebook):
+    counts = [cell.execution_count for cell in code_cells(notebook)]
+    assert counts == list(range(1, len(counts) + 1))
+    assert not [o for cell in code_cells(notebook) for o in cell.outputs if o.output_type == "error"]
+
+
+def test_a_cell_that_is_not_compared_asserts_something(notebook):
+    for cell in code_cells(notebook):
+        if "NBVAL_IGNORE_OUTPUT" in cell.source:
+            assert re.search(r"^assert ", cell.source, re.MULTILINE), cell.source
+
+
+def test_a_compared_cell_shows_no_progress_bar_and_no_address(notebook):
+    for cell in code_cells(notebook):
+        if "NBVAL_IGNORE_OUTPUT" not in cell.source:
+            assert not re.search(r"it/s|0x[0-9a-f]{6}|\r", json.dumps(cell.outputs)), cell.source
+
+
+def test_a_cell_is_a_step(notebook):
+    assert max(len(cell.source.splitlines()) for cell in code_cells(notebook)) <= 20
+
+
+def test_the_kernel_is_the_one_that_everybody_has(notebook):
+    assert notebook.metadata.kernelspec.name == "python3"
+
+
+def test_the_stored_run_was_on_cifar10_and_says_on_which_copy():
+    main = nbformat.read(ROOT / "notebooks" / "S7.ipynb", as_version=4)
+    line = load_script("run").last_line(main)
+    assert re.search(r"% of 10,000 test images .* Data: CIFAR-10", line)
+
+
+def test_the_address_is_the_same_everywhere():
+    address = load_script("badge").current()
+    for place in ("README.md", "notebooks/S7.ipynb"):
+        found = re.findall(r"github(?:\.com)?/([\w.-]+/S7)", (ROOT / place).read_text())
+        assert set(found) == {address}, place
+
+
+def test_make_badge_sets_the_address_everywhere(tmp_path, capsys):
+    badge = load_script("badge")
+    for place in badge.PLACES:
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / place, tmp_path / place)
+    old, badge.ROOT = badge.current(), tmp_path
+    assert badge.main(["someone/course-7"]) == 0
+    for place in badge.PLACES:
+        text = (tmp_path / place).read_text()
+        assert "/someone/course-7" in text
+        assert f"/{old}" not in text
+    assert badge.main(["not an address"]) == 2
+
+
+def test_only_what_is_missing_is_installed_and_never_torch():
+    missing = load_script("install_missing").missing
+    assert missing("torch>=999\ntorchvision>=999\n") == []
+    assert missing("# a comment\nnumpy>=1\n\nno-such-package==1.0  # why\nnumpy>=999\n") == [
+        "no-such-package==1.0",
+        "numpy>=999",
+    ]
+    assert missing("numpy\n# Only for make run and make test\nno-such-package\n") == []
+    assert missing((ROOT / "requirements.txt").read_text()) == []
+
+
+def test_the_notebook_alone_in_an_empty_folder_fetches_the_repository(tmp_path):
+    # S7_REPO is a repository made of the files as they are now, so that this works before they are committed.
+    repository, alone = tmp_path / "repository", tmp_path / "alone"
+    files = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.splitlines()
+    for name in filter(lambda name: (ROOT / name).is_file(), files):
+        (repository / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, repository / name)
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@example.org"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "as it is"]):
+        subprocess.run([*git, *command], cwd=repository, check=True)
+
+    alone.mkdir()
+    shutil.copy(repository / "notebooks" / "S7.ipynb", alone)
+    notebook = nbformat.read(alone / "S7.ipynb", as_version=4)
+    cells = code_cells(notebook)
+    training = next(i for i, cell in enumerate(cells) if "fit(" in cell.source)
+    where = nbformat.v4.new_code_cell("import utils; print(utils.__file__)")
+    notebook.cells = [*cells[:training], where]  # all that comes before the training, which nbval runs
+    environment = {"S7_REPO": str(repository), "S7_DATA": "digits", "PYTHONPATH": ""}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(alone)}}).execute()
+    assert where.outputs[0].text.strip() == str(alone / "S7" / "utils" / "__init__.py")
+    assert os.listdir(alone / "S7" / "utils")
+
+
+def test_a_notebook_that_fails_is_kept_as_far_as_it_came(tmp_path):
+    cells = [nbformat.v4.new_code_cell(source) for source in ("print('first')", "1 / 0", "print('never')")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "broken.ipynb")
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "notebooks" / "run.py"), str(tmp_path / "broken.ipynb"), "--out", str(tmp_path)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "broken.ipynb failed: ZeroDivisionError: division by zero" in done.stderr
+    assert "Traceback" not in done.stderr
+    kept = nbformat.read(tmp_path / "broken.ipynb", as_version=4)
+    assert kept.cells[0].outputs[0].text == "first\n"
+    assert (tmp_path / "broken.html").is_file()

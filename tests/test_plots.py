@@ -1,0 +1,95 @@
+"""Every figure shows what it should, and says of which data."""
+
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from utils import plots
+from utils.evaluation import Evaluation, evaluate
+from utils.transforms import BatchPolicy, assignment_policy
+
+
+@pytest.fixture
+def result(network, tiny) -> Evaluation:
+    return evaluate(network, tiny.test, "fp32")
+
+
+def texts(figure: Figure) -> str:
+    """All titles, labels and annotations of a figure."""
+    return "\n".join(t.get_text() for t in figure.findobj(lambda artist: hasattr(artist, "get_text")))
+
+
+def shown(axis) -> torch.Tensor:
+    return torch.as_tensor(axis.images[0].get_array())
+
+
+def test_samples_show_a_row_of_every_class(tiny):
+    figure = plots.samples(tiny.train, per_class=4)
+    assert len(figure.axes) == 3 * 4
+    assert all(name in texts(figure) for name in (*tiny.classes, "tiny colours"))
+    greens = tiny.train.images[tiny.train.labels == 1]
+    assert torch.equal(shown(figure.axes[4 + 2]), greens[2].permute(1, 2, 0))
+
+
+def test_augmented_shows_the_original_first(tiny):
+    policy = BatchPolicy(assignment_policy(tiny.mean, tiny.std, coarse_dropout=1))
+    figure = plots.augmented(tiny.train, policy, images=2, draws=3)
+    assert torch.equal(shown(figure.axes[0]), tiny.train.images[0].permute(1, 2, 0))
+    holes = (shown(figure.axes[1]) == round(0.33 * 255)).all(-1).sum()
+    assert holes >= 16 * 16
+
+
+def test_curves_draw_the_history():
+    history = [
+        {
+            "epoch": e,
+            "learning_rate": 0.1 / e,
+            "train_loss": 2 / e,
+            "train_accuracy": 10.0 * e,
+            "test_loss": 3 / e,
+            "test_accuracy": 11.0 * e,
+            "seconds": 1.0 * e,
+        }
+        for e in (1, 2, 3)
+    ]
+    figure = plots.curves(history, "S7Net, tiny colours")
+    loss, accuracy, rate = figure.axes
+    assert [line.get_ydata().tolist() for line in loss.lines] == [[2, 1, 2 / 3], [3, 1.5, 1]]
+    assert accuracy.lines[1].get_ydata().tolist() == [11, 22, 33]
+    assert rate.lines[0].get_ydata().tolist() == pytest.approx([0.1, 0.05, 0.1 / 3])
+    assert "last epoch 33.00 %" in texts(figure)
+    assert "tiny colours" in texts(figure)
+
+
+def test_the_confusion_matrix_shows_every_count(result):
+    figure = plots.confusion(result)
+    cells = [int(text.get_text()) for text in figure.axes[0].texts]
+    assert cells == result.confusion.flatten().tolist()
+    assert f"{result.accuracy:.2f} % right of 37 test images" in texts(figure)
+
+
+def test_mistakes_name_answer_and_truth(result):
+    figure = plots.mistakes(result, 5)
+    first = result.mistakes(1).item()
+    assert torch.equal(shown(figure.axes[0]), result.split.images[first].permute(1, 2, 0))
+    assert f"is {result.split.classes[result.labels[first]]}" in figure.axes[0].get_title()
+
+
+def test_no_mistakes_are_no_error(tiny):
+    certain = torch.nn.functional.one_hot(tiny.test.labels, 3).float()
+    figure = plots.mistakes(Evaluation(tiny.test, certain, 0.0))
+    assert "The 0 most confident mistakes" in texts(figure)
+
+
+def test_predictions_show_the_most_probable_first():
+    picture = torch.zeros(3, 32, 32, dtype=torch.uint8)
+    figure = plots.predictions([picture], ["a.png"], torch.tensor([[0.1, 0.7, 0.2]]), ("x", "y", "z"), top=2)
+    assert [bar.get_width() for bar in figure.axes[1].patches] == pytest.approx([70, 20])
+    assert [label.get_text() for label in figure.axes[1].get_yticklabels()] == ["y", "z"]
+
+
+def test_normalising_can_be_taken_back(tiny):
+    from utils.evaluation import normalize
+
+    images = tiny.test.images[:4]
+    assert torch.equal(plots.denormalize(normalize(images, tiny.mean, tiny.std), tiny.test), images)

@@ -1,0 +1,44 @@
+import pytest
+import torch
+from PIL import Image
+
+from utils.errors import InputError
+from utils.evaluation import evaluate
+from utils.predict import load_picture, predict
+
+
+def test_a_picture_becomes_its_middle_square(tmp_path):
+    wide = Image.new("RGB", (300, 100), "red")
+    wide.paste("blue", (100, 0, 200, 100))
+    wide.save(tmp_path / "wide.png")
+    picture = load_picture(tmp_path / "wide.png")
+    assert picture.dtype == torch.uint8
+    assert picture.shape == (3, 32, 32)
+    assert picture[:, 16, 16].tolist() == [0, 0, 255]
+    assert picture[2].min() > 250  # no red from the sides, but for the filter's ringing
+
+
+@pytest.mark.parametrize(("mode", "color", "pixel"), [("L", 77, [77] * 3), ("RGBA", (0, 0, 0, 0), [255] * 3)])
+def test_grey_and_transparent_pictures_are_read(tmp_path, mode, color, pixel):
+    Image.new(mode, (40, 40), color).save(tmp_path / "picture.png")
+    assert load_picture(tmp_path / "picture.png")[:, 5, 5].tolist() == pixel
+
+
+def test_a_picture_of_the_right_size_is_not_touched(tmp_path, tiny):
+    image = tiny.test.images[0]
+    Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / "same.png")
+    assert torch.equal(load_picture(tmp_path / "same.png"), image)
+
+
+def test_predictions_are_those_of_the_evaluation(network, tiny):
+    expected = evaluate(network, tiny.test).probabilities
+    assert torch.allclose(predict(network, tiny.test.images, tiny.mean, tiny.std), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"<html>", b"\x89PNG\r\n\x1a\n cut"])
+def test_what_is_no_picture_is_refused(tmp_path, content):
+    path = tmp_path / "picture.png"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=r"picture\.png: (no such picture|not a picture)"):
+        load_picture(path)

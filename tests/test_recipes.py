@@ -1,0 +1,59 @@
+from dataclasses import FrozenInstanceError, asdict, replace
+
+import pytest
+
+from utils.errors import InputError
+from utils.recipes import RECIPES, Recipe
+
+
+def test_the_rate_rises_to_its_peak_and_falls_to_nothing():
+    recipe = Recipe("example", epochs=1, learning_rate=0.2, warmup=0.25)
+    rates = [recipe.learning_rate_at(progress) for progress in (0, 0.125, 0.25, 0.625, 1)]
+    assert rates == pytest.approx([0, 0.1, 0.2, 0.1, 0])
+
+
+def test_sides_share_the_run_in_equal_parts():
+    recipe = Recipe("example", epochs=1, sides=(16, 24, 32))
+    assert [recipe.side_at(p) for p in (0, 0.33, 0.34, 0.66, 0.67, 0.999, 1)] == [16, 16, 24, 24, 32, 32, 32]
+
+
+def test_every_recipe_is_kept_under_its_own_name_and_ends_at_full_size():
+    for name, recipe in RECIPES.items():
+        assert recipe.name == name
+        assert recipe.side_at(1) == 32
+
+
+def test_a_recipe_survives_a_list_for_its_sides():
+    recipe = RECIPES["fast"]
+    assert Recipe(**asdict(recipe) | {"sides": list(recipe.sides)}) == recipe
+
+
+def test_a_recipe_cannot_be_changed_in_place():
+    with pytest.raises(FrozenInstanceError):
+        RECIPES["fast"].epochs = 1
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("epochs", 0),
+        ("batch_size", 1),
+        ("target", 0),
+        ("learning_rate", 0.0),
+        ("learning_rate", float("nan")),
+        ("warmup", 0.0),
+        ("momentum", 1.0),
+        ("weight_decay", -1e-4),
+        ("label_smoothing", 1.0),
+        ("flip", 1.5),
+        ("shift_scale_rotate", -0.1),
+        ("coarse_dropout", float("nan")),
+        ("sides", ()),
+        ("sides", (4,)),
+        ("precision", "fp8"),
+        ("workers", -1),
+    ],
+)
+def test_a_value_out_of_range_is_named(field, value):
+    with pytest.raises(InputError, match=f"'fast': {field}="):
+        replace(RECIPES["fast"], **{field: value})

@@ -1,0 +1,179 @@
+"""What a run leaves on disk."""
+
+import csv
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import tiny_network, tiny_split
+
+from utils.data import ImageData
+from utils.engine import fit
+from utils.errors import InputError
+from utils.evaluation import evaluate
+from utils.models import build_model
+from utils.runs import FIELDS, load_checkpoint, load_model, new_folder, read_history
+
+
+@pytest.fixture
+def run(network, tiny, recipe, tmp_path):
+    """A finished run: its folder and its history."""
+    folder = tmp_path / "run"
+    return folder, fit(network, tiny, recipe, seed=5, out=folder)
+
+
+def test_a_run_leaves_five_files_and_no_part_of_one(run):
+    assert sorted(p.name for p in run[0].iterdir()) == ["best.pt", "history.csv", "last.pt", "run.json", "training.log"]
+
+
+def test_the_history_file_says_what_fit_returned(run):
+    folder, history = run
+    with open(folder / "history.csv", newline="") as lines:
+        assert next(csv.reader(lines)) == list(FIELDS)
+    assert read_history(folder / "history.csv") == history
+
+
+def test_run_json_says_what_ran_on_what_and_what_came_out(run, recipe):
+    folder, history = run
+    record = json.loads((folder / "run.json").read_text())
+    assert record["seed"] == 5
+    assert record["recipe"]["batch_size"] == recipe.batch_size
+    assert record["data"] == {
+        "name": "tiny colours",
+        "provenance": "made by the tests",
+        "train_images": 96,
+        "test_images": 37,
+    }
+    assert record["parameters"] == 3 * 8 * 9 + 8 + 16 + 8 * 3 + 3
+    assert {"torch", "albumentations", "python"} <= set(record["versions"])
+    assert record["results"]["test_accuracy"] == history[-1]["test_accuracy"]
+    assert record["results"]["best_test_accuracy"] == max(r["test_accuracy"] for r in history)
+    assert record["results"]["test_images"] == 37
+    assert record["results"]["target"] == recipe.target
+
+
+@pytest.mark.parametrize(("until", "reached"), [(1.0, True), (100.1, False)])
+def test_the_time_to_the_target_is_that_of_the_first_epoch_there(network, tiny, recipe, tmp_path, until, reached):
+    history = fit(network, tiny, recipe, out=tmp_path, until=until)
+    results = json.loads((tmp_path / "run.json").read_text())["results"]
+    assert results["target"] == until
+    assert results["seconds_to_target"] == (history[0]["seconds"] if reached else None)
+
+
+def test_the_log_has_the_lines_that_students_know(run):
+    lines = (run[0] / "training.log").read_text().splitlines()
+    assert lines[0].startswith("Data: tiny colours: made by the tests")
+    assert len([line for line in lines if line.startswith("Train: Loss=")]) == 3
+    assert lines[-1].startswith("Test set: Average loss: ")
+
+
+def test_the_best_checkpoint_is_of_the_best_epoch(run):
+    folder, history = run
+    best = max(history, key=lambda record: record["test_accuracy"])
+    assert load_checkpoint(folder / "best.pt")["history"][-1] == best
+    assert load_checkpoint(folder / "last.pt")["history"] == history
+
+
+def test_a_finished_run_is_not_overwritten(run, tiny, recipe):
+    before = {p.name: p.read_bytes() for p in run[0].iterdir()}
+    with pytest.raises(InputError, match="holds a run already"):
+        fit(tiny_network(), tiny, recipe, out=run[0])
+    assert {p.name: p.read_bytes() for p in run[0].iterdir()} == before
+
+
+def test_a_new_folder_is_one_without_a_run(run, tmp_path):
+    assert new_folder(tmp_path / "other") == tmp_path / "other"
+    assert new_folder(run[0]) == tmp_path / "run-2"
+
+
+def test_resuming_a_finished_run_changes_nothing(run, tiny, recipe):
+    model = tiny_network(seed=9)
+    assert fit(model, tiny, recipe, seed=5, out=run[0], resume=True) == run[1]
+    assert evaluate(model, tiny.test, "fp32").accuracy == run[1][-1]["test_accuracy"]
+
+
+@pytest.mark.parametrize("changed", ["seed", "recipe", "data", "model"])
+def test_a_run_of_another_kind_is_not_resumed(run, tiny, recipe, changed):
+    seed = 6 if changed == "seed" else 5
+    if changed == "recipe":
+        recipe = replace(recipe, learning_rate=0.2)
+    if changed == "data":
+        tiny = ImageData(tiny_split(99, "train", 0), tiny.test)
+    model = build_model("s7", classes=3) if changed == "model" else tiny_network()
+    with pytest.raises(InputError, match=f"with another .*{changed}"):
+        fit(model, tiny, recipe, seed=seed, out=run[0], resume=True)
+
+
+def test_resuming_nothing_starts_a_run(network, tiny, recipe, tmp_path):
+    assert len(fit(network, tiny, recipe, out=tmp_path / "new", resume=True)) == 3
+
+
+def test_resuming_needs_a_folder(network, tiny, recipe):
+    with pytest.raises(InputError, match="give out="):
+        fit(network, tiny, recipe, resume=True)
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_training(network, tiny, recipe, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InputError, match="cannot be written"):
+        fit(network, tiny, recipe, out=tmp_path / "file" / "run")
+
+
+def test_a_checkpoint_builds_its_network_again(tiny, recipe, tmp_path):
+    model = build_model("s7", classes=3)
+    fit(model, tiny, replace(recipe, epochs=1), out=tmp_path)
+    again, checkpoint = load_model(tmp_path / "last.pt")
+    assert not again.training
+    assert checkpoint["classes"] == ["red", "green", "blue"]
+    assert torch.equal(evaluate(again, tiny.test).probabilities, evaluate(model, tiny.test).probabilities)
+
+
+def test_a_network_that_is_not_ours_is_named(run):
+    with pytest.raises(InputError, match="unknown model 'Sequential'"):
+        load_model(run[0] / "last.pt")
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "missing"])
+def test_a_damaged_checkpoint_is_refused(run, damage):
+    path = run[0] / "last.pt"
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-200])
+    elif damage == "text":
+        path.write_text("<html>not found</html>")
+    else:
+        path.unlink()
+    with pytest.raises(InputError, match=r"last\.pt: (not a checkpoint|no such checkpoint)"):
+        load_checkpoint(path)
+
+
+def test_a_checkpoint_that_would_run_code_is_refused_before_it_can(tmp_path):
+    class Hostile:
+        def __reduce__(self):
+            return exec, (f"open({str(tmp_path / 'ran')!r}, 'w')",)
+
+    torch.save({"format": 1, "weights": Hostile()}, tmp_path / "hostile.pt")
+    with pytest.raises(InputError, match="not a checkpoint"):
+        load_checkpoint(tmp_path / "hostile.pt")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_history_with_other_columns_is_refused(tmp_path):
+    (tmp_path / "history.csv").write_text("epoch,loss\n1,2\n")
+    with pytest.raises(InputError, match="its columns are"):
+        read_history(tmp_path / "history.csv")
+
+
+def test_a_write_that_fails_leaves_the_file_before(run, monkeypatch):
+    from utils import runs
+
+    path = run[0] / "run.json"
+    before = path.read_bytes()
+
+    def full(*arguments):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(runs.os, "replace", full)
+    with pytest.raises(OSError, match="disk full"):
+        runs.write(path, b"half")
+    assert path.read_bytes() == before

@@ -1,0 +1,28 @@
+"""CIFAR-10 with fewer than 200,000 parameters: what the notebooks and the command line are made of."""
+
+from utils import plots
+from utils.audit import check_limits, layer_table
+from utils.data import ImageData, Split, load_cifar10
+from utils.engine import fit
+from utils.errors import InputError, TrainingError
+from utils.evaluation import Evaluation, evaluate
+from utils.models import MODELS, build_model
+from utils.recipes import RECIPES, Recipe
+
+__all__ = [
+    "MODELS",
+    "RECIPES",
+    "Evaluation",
+    "ImageData",
+    "InputError",
+    "Recipe",
+    "Split",
+    "TrainingError",
+    "check_limits",
+    "build_model",
+    "evaluate",
+    "fit",
+    "layer_table",
+    "load_cifar10",
+    "plots",
+]

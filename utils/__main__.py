@@ -1,0 +1,180 @@
+"""The command line: `python -m utils COMMAND`, over the same functions as the notebook."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import asdict, fields, replace
+
+import torch
+from torchsummary import summary as print_summary
+
+from utils import plots
+from utils.data import load_cifar10
+from utils.engine import fit
+from utils.errors import InputError, TrainingError, lookup
+from utils.evaluation import evaluate
+from utils.models import MODELS, build_model
+from utils.predict import load_picture, predict
+from utils.recipes import RECIPES
+from utils.runs import load_model
+from utils.tables import as_table
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command. Returns 0 on success, 1 when what it checks fails, 2 on bad input, 130 on Ctrl-C."""
+    parsed = parser().parse_args(arguments)
+    try:
+        return parsed.command(parsed)
+    except (InputError, TrainingError) as error:
+        print(f"python -m utils: {error}", file=sys.stderr)
+        return 2 if isinstance(error, InputError) else 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def train_command(arguments: argparse.Namespace) -> int:
+    recipe = lookup(RECIPES, arguments.recipe, "recipe")
+    lookup(MODELS, arguments.model, "model")  # before the data: a wrong name should not cost a download
+    if arguments.epochs is not None:
+        recipe = replace(recipe, epochs=arguments.epochs)
+    data = load_cifar10(arguments.data)
+    model = build_model(arguments.model, seed=arguments.seed, classes=len(data.classes))
+    out = arguments.out or f"runs/{arguments.model}-{arguments.recipe}-seed{arguments.seed}"
+    history = fit(
+        model,
+        data,
+        recipe,
+        seed=arguments.seed,
+        out=out,
+        resume=arguments.resume,
+        until=arguments.until,
+        device=arguments.device,
+    )
+    last = history[-1]
+    print(
+        f"{last['test_accuracy']:.2f} % of {len(data.test):,} test images after epoch {last['epoch']}, "
+        f"{last['seconds']:.0f} s; {data.name}; see {out}"
+    )
+    return 1 if arguments.until is not None and last["test_accuracy"] < arguments.until else 0
+
+
+def evaluate_command(arguments: argparse.Namespace) -> int:
+    model, checkpoint = load_model(arguments.checkpoint)
+    data = load_cifar10(arguments.data)
+    trained_on = checkpoint["data"]["name"]
+    if trained_on != data.name:
+        print(f"WARNING: trained on {trained_on}, tested on {data.name}", file=sys.stderr)
+    result = evaluate(model, data.test)
+    print(result)
+    print(result.report)
+    return 0
+
+
+def predict_command(arguments: argparse.Namespace) -> int:
+    model, checkpoint = load_model(arguments.checkpoint)
+    pictures = torch.stack([load_picture(path) for path in arguments.pictures])
+    probabilities = predict(model, pictures, checkpoint["mean"], checkpoint["std"])
+    classes = checkpoint["classes"]
+    print(f"Trained on {checkpoint['data']['name']}")
+    for path, row in zip(arguments.pictures, probabilities, strict=True):
+        best = row.topk(min(3, len(classes)))
+        answers = (
+            f"{classes[k]} {100 * p:.1f} %" for p, k in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        )
+        print(f"{path}: {', '.join(answers)}")
+    if arguments.figure:
+        figure = plots.predictions(pictures, arguments.pictures, probabilities, classes)
+        try:
+            figure.savefig(arguments.figure)
+        except (OSError, ValueError) as error:  # ValueError: an ending that matplotlib cannot write
+            raise InputError(f"{arguments.figure}: the figure cannot be written ({error})") from error
+    return 0
+
+
+def summary_command(arguments: argparse.Namespace) -> int:
+    print_summary(build_model(arguments.model), (3, 32, 32), device="cpu")
+    return 0
+
+
+def models_command(arguments: argparse.Namespace) -> int:
+    rows = [("model", "parameters", "what it is")]
+    for name, network in MODELS.items():
+        parameters = sum(p.numel() for p in build_model(name).parameters())
+        rows.append((name, parameters, network.__doc__.splitlines()[0]))
+    print(as_table(rows))
+    return 0
+
+
+def recipes_command(arguments: argparse.Namespace) -> int:
+    columns = [field.name for field in fields(next(iter(RECIPES.values())))]
+    print(as_table([("", *RECIPES)] + [(c, *(str(asdict(r)[c]) for r in RECIPES.values())) for c in columns[1:]]))
+    return 0
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """argparse, with bad usage said in one line."""
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def parser() -> OneLineParser:
+    """All commands and their options; each `--help` ends with an example."""
+    top = OneLineParser(prog="python -m utils", description="CIFAR-10 with fewer than 200,000 parameters.")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, run, text: str, example: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(
+            name,
+            help=text,
+            description=text,
+            epilog=f"example:\n  python -m utils {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.set_defaults(command=run)
+        return command
+
+    train = add("train", train_command, "Train a network and test it.", "train --model s7 --recipe fast --out runs/s7")
+    train.add_argument("--model", default="s7", help="see `python -m utils models` (default: s7)")
+    train.add_argument("--recipe", default="fast", help="see `python -m utils recipes` (default: fast)")
+    train.add_argument("--data", default="auto", help="auto, digits, or a path (default: auto)")
+    train.add_argument("--seed", type=natural, default=0, help="of weights, order and augmentation (default: 0)")
+    train.add_argument("--out", help="the run's folder (default: runs/MODEL-RECIPE-seedSEED)")
+    train.add_argument("--epochs", type=natural, help="another number than the recipe's")
+    train.add_argument(
+        "--until", type=float, metavar="PERCENT", help="stop at this test accuracy; exit 1 if not reached"
+    )
+    train.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    train.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
+
+    test = add("evaluate", evaluate_command, "Test a trained network.", "evaluate runs/s7/best.pt")
+    test.add_argument("checkpoint", help="last.pt or best.pt of a run")
+    test.add_argument("--data", default="auto", help="auto, digits, or a path (default: auto)")
+
+    show = add(
+        "predict",
+        predict_command,
+        "Say what is in pictures.",
+        "predict runs/s7/best.pt cat.jpg --figure out.png",
+    )
+    show.add_argument("checkpoint", help="last.pt or best.pt of a run")
+    show.add_argument("pictures", nargs="+", metavar="picture", help="any picture file; its middle square is used")
+    show.add_argument("--figure", metavar="FILE", help="draw pictures and answers into this file")
+
+    summarize = add("summary", summary_command, "Print torchsummary's table of a network.", "summary s7")
+    summarize.add_argument("model", help="see `python -m utils models`")
+    add("models", models_command, "List the networks.", "models")
+    add("recipes", recipes_command, "List the recipes with every hyper-parameter.", "recipes")
+    return top
+
+
+def natural(text: str) -> int:
+    """A whole number from 0 on; argparse turns the ValueError into its one-line message."""
+    if int(text) < 0:
+        raise ValueError
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

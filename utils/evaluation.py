@@ -1,0 +1,156 @@
+"""What a network does on images that it has not learned from. The notebook's sections on results use it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from sklearn.metrics import classification_report, confusion_matrix
+from torch import Tensor, nn
+
+from utils.data import Split
+from utils.device import autocast, pick_precision
+from utils.errors import InputError
+
+EVALUATION_BATCH = 500  # images; a divisor of 10,000, small enough to stay in a CPU's cache
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The answers of a network to a set of images.
+
+    Attributes:
+        split: the images and labels that were asked.
+        probabilities: float32 (N, classes) on the CPU, each row sums to 1.
+        loss: mean cross-entropy over the images, in nats, without label smoothing.
+    """
+
+    split: Split
+    probabilities: Tensor
+    loss: float
+
+    @property
+    def predictions(self) -> Tensor:
+        """The most probable class of each image, int64 (N,)."""
+        return self.probabilities.argmax(1)
+
+    @property
+    def labels(self) -> Tensor:
+        """The true classes, int64 (N,), on the CPU."""
+        return self.split.labels.cpu()
+
+    @property
+    def correct(self) -> int:
+        return int((self.predictions == self.labels).sum())
+
+    @property
+    def total(self) -> int:
+        return len(self.labels)
+
+    @property
+    def accuracy(self) -> float:
+        """Top-1, in percent."""
+        return 100 * self.correct / self.total
+
+    @property
+    def confusion(self) -> Tensor:
+        """int64 (classes, classes): how many images of the row's class were taken for the column's."""
+        return torch.from_numpy(confusion_matrix(self.labels, self.predictions, labels=self._class_ids))
+
+    @property
+    def report(self) -> str:
+        """scikit-learn's precision, recall and F1 of each class, as text."""
+        return classification_report(
+            self.labels,
+            self.predictions,
+            labels=self._class_ids,
+            target_names=self.split.classes,
+            digits=4,
+            zero_division=0,
+        )
+
+    @property
+    def _class_ids(self) -> list[int]:
+        return list(range(len(self.split.classes)))
+
+    def mistakes(self, count: int | None = None) -> Tensor:
+        """Indices of wrongly answered images, the most confidently wrong first; int64 (at most count,)."""
+        wrong = (self.predictions != self.labels).nonzero().flatten()
+        order = self.probabilities[wrong].amax(1).argsort(descending=True, stable=True)
+        return wrong[order][:count]
+
+    def __str__(self) -> str:
+        name = f"{self.split.name.capitalize()} set"
+        return f"{name}: Average loss: {self.loss:.4f}, Accuracy: {self.correct}/{self.total} ({self.accuracy:.2f}%)"
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, split: Split, precision: str = "auto") -> Evaluation:
+    """Asks `model` about every image of `split`, as it is: normalised, not augmented, in evaluation mode.
+
+    Args:
+        model: maps float32 (N, 3, H, W) to logits (N, classes). Runs where its parameters are; its mode is put back.
+        split: the images, on any device.
+        precision: "auto" (what the device does well, as in training), "fp32", "bf16" or "fp16".
+
+    Raises:
+        InputError: the model's answers are not (N, classes), or not finite.
+    """
+    check_fit(model, split)
+    device = next(model.parameters()).device
+    precision = pick_precision(device, precision)
+    was_training = model.training
+    model.eval()
+    try:
+        logits = []
+        for images in split.images.split(EVALUATION_BATCH):
+            images = normalize(images.to(device), split.mean, split.std)
+            with autocast(device, precision):
+                logits.append(model(images).float())
+        logits = torch.cat(logits).cpu()
+    finally:
+        model.train(was_training)
+    if not logits.isfinite().all():
+        raise InputError(
+            "the network's answers are not finite (NaN or infinite): its weights are broken, train it anew"
+        )
+    loss = F.cross_entropy(logits.double(), split.labels.cpu()).item()
+    return Evaluation(split, logits.softmax(1), loss)
+
+
+def normalize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """uint8 images (N, 3, H, W) as float32, channels last, less the mean and over the std (both in 0..1 units)."""
+    mean = torch.tensor(mean, device=images.device).view(1, 3, 1, 1)
+    std = torch.tensor(std, device=images.device).view(1, 3, 1, 1)
+    return ((images / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def check_fit(model: nn.Module, split: Split, sides: Sequence[int] = ()) -> None:
+    """Asks the model about one image of each side, to say early and clearly if it and the data do not fit together.
+
+    Args:
+        sides: of square images, in pixels, besides the split's own.
+
+    Raises:
+        InputError: the model has no parameters, fails on images of a side, or has another number of classes.
+    """
+    name = type(model).__name__
+    parameter = next(model.parameters(), None)
+    if parameter is None:
+        raise InputError(f"{name} has no parameters: there is nothing to train or to test")
+    expected = (1, len(split.classes))
+    was_training = model.training
+    model.eval()
+    try:
+        for shape in dict.fromkeys([split.images.shape[1:], *((3, side, side) for side in sides)]):
+            answer = model(torch.zeros(1, *shape, device=parameter.device))
+            if tuple(answer.shape) != expected:
+                raise InputError(f"{name} answers with {tuple(answer.shape)}; {split.dataset} needs {expected}")
+    except (RuntimeError, IndexError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{name} cannot take an image of {tuple(shape)} (see the recipe's sides): {reason}") from error
+    finally:
+        model.train(was_training)

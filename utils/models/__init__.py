@@ -1,0 +1,40 @@
+"""The networks, by name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from utils.errors import InputError, lookup
+from utils.models.s7 import s7, s7_dilated
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "s7": s7,
+    "s7_dilated": s7_dilated,
+}
+
+
+def build_model(name: str, seed: int = 0, **arguments) -> nn.Module:
+    """A fresh network on the CPU, in training mode: float32 images (N, 3, 32, 32) to logits (N, classes).
+
+    Args:
+        name: a key of `MODELS`.
+        seed: of the first weights; the same seed gives the same weights, and torch's random state stays as it was.
+        arguments: of the network's constructor, such as `classes=10`.
+
+    Raises:
+        InputError: there is no such network, or it takes no such argument.
+    """
+    network = lookup(MODELS, name, "model")
+    allowed = inspect.signature(network).parameters
+    for argument in arguments:
+        if argument not in allowed:
+            raise InputError(f"model {name!r} takes no argument {argument!r}; it takes: {', '.join(allowed)}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = network(**arguments)
+    model.built_as = (name, arguments)  # a checkpoint keeps it, to build the same network again
+    return model

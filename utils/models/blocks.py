@@ -1,0 +1,40 @@
+"""The blocks that the networks are made of: an ordinary, a depthwise separable and a residual convolution."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+def convolution(channels_in: int, channels_out: int, stride: int = 1, dilation: int = 1, padding: bool = True):
+    """3x3 convolution, batch norm, ReLU.
+
+    Args:
+        stride: output positions are this many input pixels apart.
+        dilation: the nine taps are this many pixels apart.
+        padding: True: only the stride changes the size; False: each side loses 2 * dilation pixels.
+    """
+    return nn.Sequential(
+        nn.Conv2d(channels_in, channels_out, 3, stride, dilation if padding else 0, dilation, bias=False),
+        nn.BatchNorm2d(channels_out),
+        nn.ReLU(inplace=True),
+    )
+
+
+def depthwise_separable(channels_in: int, channels_out: int):
+    """A 3x3 convolution of each channel alone (depthwise), a 1x1 that mixes them (pointwise), batch norm, ReLU.
+
+    It costs 9 * in + in * out weights, where an ordinary 3x3 convolution costs 9 * in * out.
+    """
+    return nn.Sequential(
+        nn.Conv2d(channels_in, channels_in, 3, padding=1, groups=channels_in, bias=False),
+        nn.Conv2d(channels_in, channels_out, 1, bias=False),
+        nn.BatchNorm2d(channels_out),
+        nn.ReLU(inplace=True),
+    )
+
+
+class Residual(nn.Sequential):
+    """x + layers(x): the layers learn what to add (K. He et al., arXiv 1512.03385). They must keep the shape."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + super().forward(x)

@@ -1,0 +1,174 @@
+"""Every picture: functions that return matplotlib figures and show nothing themselves.
+
+Each title ends with the name of the data set, so that no picture passes for another data set's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from utils.data import Split
+from utils.evaluation import Evaluation
+
+DPI = 110
+
+
+def samples(split: Split, per_class: int = 8) -> Figure:
+    """The first `per_class` images of every class, one class a row."""
+    figure, axes = image_grid(len(split.classes), per_class)
+    for row, label in zip(axes, range(len(split.classes)), strict=True):
+        for axis, index in zip(row, (split.labels == label).nonzero().flatten()[:per_class].tolist(), strict=False):
+            axis.imshow(pixels(split.images[index]))
+        row[0].set_ylabel(split.classes[label], rotation=0, ha="right", va="center")
+    return titled(figure, f"{split.name} images", split)
+
+
+def augmented(split: Split, batch_policy, seed: int = 0, images: int = 6, draws: int = 7) -> Figure:
+    """Images as they are (first column) and `draws` random augmentations of each.
+
+    Args:
+        split: the images; the first ones are shown.
+        batch_policy: a `BatchPolicy` that ends in Normalize, which is taken back for the eye.
+        seed: of the augmentation.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    originals = split.images[:images].cpu()
+    figure, axes = image_grid(images, draws + 1)
+    for row, original in zip(axes, originals, strict=True):
+        row[0].imshow(pixels(original))
+        drawn = denormalize(batch_policy(original.repeat(draws, 1, 1, 1), generator), split)
+        for axis, image in zip(row[1:], drawn, strict=True):
+            axis.imshow(pixels(image))
+    axes[0][0].set_title("as it is", fontsize=9)
+    axes[0][1].set_title("augmented", fontsize=9, loc="left")
+    return titled(figure, "What augmentation does", split)
+
+
+def curves(history: Sequence[dict], title: str) -> Figure:
+    """Loss, accuracy (with the best and the last test accuracy named) and learning rate by epoch.
+
+    Args:
+        history: the records that `fit` returns.
+        title: what ran on what.
+    """
+    column = {key: [record[key] for record in history] for key in history[0]}
+    figure = Figure(figsize=(11, 3.4), dpi=DPI, layout="constrained")
+    loss, accuracy, rate = figure.subplots(1, 3)
+    for part, style in (("train", "--"), ("test", "-")):
+        loss.plot(column["epoch"], column[f"{part}_loss"], style, label=part)
+        accuracy.plot(column["epoch"], column[f"{part}_accuracy"], style, label=part)
+    rate.plot(column["epoch"], column["learning_rate"], color="tab:green")
+    last = history[-1]
+    accuracy.axhline(last["test_accuracy"], color="grey", linewidth=0.7)
+    accuracy.annotate(
+        f"last epoch {last['test_accuracy']:.2f} %",
+        (last["epoch"], last["test_accuracy"]),
+        xytext=(0, -14),
+        textcoords="offset points",
+        ha="right",
+    )
+    for axis, label in ((loss, "loss (nats)"), (accuracy, "accuracy (%)"), (rate, "learning rate")):
+        axis.set(xlabel="epoch", ylabel=label)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.grid(alpha=0.3)
+    loss.legend()
+    accuracy.legend(loc="lower right")
+    figure.suptitle(title)
+    return figure
+
+
+def confusion(result: Evaluation) -> Figure:
+    """Rows are the true classes, columns the answers; numbers are images, shades the share of the row."""
+    matrix = result.confusion.numpy()
+    share = matrix / matrix.sum(1, keepdims=True).clip(min=1)
+    classes = result.split.classes
+    figure = Figure(figsize=(6.4, 5.8), dpi=DPI, layout="constrained")
+    axis = figure.subplots()
+    axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for row, column in np.ndindex(*matrix.shape):
+        color = "white" if share[row, column] > 0.5 else "black"
+        axis.text(column, row, matrix[row, column], ha="center", va="center", fontsize=8, color=color)
+    axis.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
+    axis.set_yticks(range(len(classes)), classes)
+    axis.set(xlabel="answer", ylabel="truth")
+    return titled(
+        figure,
+        f"Confusion: {result.accuracy:.2f} % right of {result.total:,} {result.split.name} images",
+        result.split,
+    )
+
+
+def mistakes(result: Evaluation, count: int = 20) -> Figure:
+    """The `count` most confidently wrong answers, each with its probability and what the image is."""
+    worst = result.mistakes(count).tolist()
+    columns = 5
+    figure, axes = image_grid(max(1, -(-len(worst) // columns)), columns, cell=1.55)
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, index in zip(axes.flat, worst, strict=False):
+        axis.imshow(pixels(result.split.images[index]))
+        answer, truth = result.predictions[index], result.labels[index]
+        certain, fair = 100 * result.probabilities[index, answer], 100 * result.probabilities[index, truth]
+        names = result.split.classes
+        axis.set_title(f"{names[answer]} {certain:.0f} %\nis {names[truth]} ({fair:.0f} %)", fontsize=8)
+    return titled(figure, f"The {len(worst)} most confident mistakes", result.split)
+
+
+def predictions(
+    pictures: Sequence[Tensor],
+    names: Sequence[str],
+    probabilities: Tensor,
+    classes: Sequence[str],
+    top: int = 3,
+) -> Figure:
+    """Pictures beside bars of their `top` most probable classes.
+
+    Args:
+        pictures: uint8 (3, H, W) each.
+        names: one a picture.
+        probabilities: float (N, classes).
+    """
+    figure = Figure(figsize=(6.4, 1.7 * len(pictures) + 0.3), dpi=DPI, layout="constrained")
+    axes = figure.subplots(len(pictures), 2, width_ratios=(1, 3), squeeze=False)
+    for (left, right), picture, name, row in zip(axes, pictures, names, probabilities, strict=True):
+        left.imshow(pixels(picture))
+        left.set_title(name, fontsize=8)
+        left.axis("off")
+        best = row.argsort(descending=True, stable=True)[:top].tolist()
+        bars = right.barh([classes[k] for k in best], [100 * row[k].item() for k in best])
+        right.bar_label(bars, fmt="%.1f %%", padding=3)
+        right.invert_yaxis()
+        right.set_xlim(0, 115)
+        right.set_xticks([])
+        right.spines[:].set_visible(False)
+    return figure
+
+
+def image_grid(rows: int, columns: int, cell: float = 0.95):
+    """A figure and an array (rows, columns) of axes without ticks; `cell` is the side of one in inches."""
+    figure = Figure(figsize=(columns * cell + 1, rows * cell + 0.6), dpi=DPI, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+    return figure, axes
+
+
+def titled(figure: Figure, title: str, split: Split) -> Figure:
+    figure.suptitle(f"{title}\n{split.dataset}", fontsize=11)
+    return figure
+
+
+def pixels(image: Tensor) -> np.ndarray:
+    """uint8 (3, H, W) as matplotlib wants it: (H, W, 3) on the CPU."""
+    return image.cpu().permute(1, 2, 0).numpy()
+
+
+def denormalize(images: Tensor, split: Split) -> Tensor:
+    """float32 (N, 3, H, W) without mean and std, back to uint8 0..255."""
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (split.mean, split.std))
+    return ((images.cpu() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)

@@ -1,0 +1,49 @@
+"""Pictures from anywhere: read, brought to the network's size, answered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor, nn
+
+from utils.device import autocast, pick_precision
+from utils.errors import InputError
+from utils.evaluation import normalize
+
+
+def load_picture(path: str | Path, side: int = 32) -> Tensor:
+    """A picture file as uint8 (3, side, side): the middle square of it, scaled. Transparent parts become white.
+
+    Raises:
+        InputError: the file is missing, or not a picture that Pillow can read.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such picture")
+    try:
+        with Image.open(path) as opened:
+            picture = ImageOps.exif_transpose(opened).convert("RGBA")
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"{path}: not a picture that can be read; PNG and JPEG can") from error
+    white = Image.new("RGBA", picture.size, "white")
+    picture = Image.alpha_composite(white, picture).convert("RGB")
+    picture = ImageOps.fit(picture, (side, side), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
+
+
+@torch.no_grad()
+def predict(model: nn.Module, pictures: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Class probabilities, float32 (N, classes) on the CPU, of uint8 pictures (N, 3, H, W); mean, std as trained."""
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    try:
+        with autocast(device, pick_precision(device)):
+            logits = model(normalize(pictures.to(device), mean, std))
+    finally:
+        model.train(was_training)
+    return logits.float().softmax(1).cpu()

@@ -1,0 +1,85 @@
+"""Named training recipes: every hyper-parameter of a run in one frozen dataclass.
+
+To change one thing: `dataclasses.replace(RECIPES["fast"], epochs=30)`. The notebook's section 2 prints the
+recipe it uses; `run.json` and every checkpoint keep all of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from utils.errors import InputError
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained. Probabilities are 0..1, accuracies in percent, image sides in pixels.
+
+    Raises:
+        InputError: a value is out of range or a name unknown; the message names the field.
+    """
+
+    name: str
+    epochs: int
+    batch_size: int = 128
+    target: float = 85.0  # % of the test images that this recipe is meant to get right
+
+    learning_rate: float = 0.1  # of SGD, at its peak; every step sets its own
+    warmup: float = 0.1  # share of all steps in which the rate rises to the peak; then it falls to 0
+    momentum: float = 0.9  # Nesterov's
+    weight_decay: float = 5e-4
+    label_smoothing: float = 0.0
+
+    flip: float = 0.5  # probability of HorizontalFlip
+    shift_scale_rotate: float = 0.5  # probability of ShiftScaleRotate
+    coarse_dropout: float = 0.5  # probability of CoarseDropout's one 16x16 hole
+    sides: tuple[int, ...] = (32,)  # image side in equal parts of the run: small pictures first save time
+
+    precision: str = "auto"  # what the device does well: see utils/device.py
+    per_image: bool = False  # True: Albumentations on one image at a time, in DataLoader workers
+    workers: int = 2  # number of those workers
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sides", tuple(self.sides))  # JSON has lists only
+        checks = {
+            "epochs": self.epochs >= 1,
+            "batch_size": self.batch_size >= 2,  # batch norm has no variance on one image
+            "target": 0 < self.target <= 100,
+            "learning_rate": self.learning_rate > 0,
+            "momentum": 0 <= self.momentum < 1,
+            "weight_decay": self.weight_decay >= 0,
+            "warmup": 0 < self.warmup < 1,
+            "label_smoothing": 0 <= self.label_smoothing < 1,
+            "flip": 0 <= self.flip <= 1,
+            "shift_scale_rotate": 0 <= self.shift_scale_rotate <= 1,
+            "coarse_dropout": 0 <= self.coarse_dropout <= 1,
+            "sides": len(self.sides) > 0 and all(8 <= side <= 32 for side in self.sides),
+            "precision": self.precision in PRECISIONS,
+            "workers": self.workers >= 0,
+        }
+        for field, good in checks.items():
+            if not good:
+                raise InputError(f"recipe {self.name!r}: {field}={getattr(self, field)!r} cannot be used")
+
+    def learning_rate_at(self, progress: float) -> float:
+        """The learning rate at `progress` (0..1) of the run: a triangle, from 0 to the peak and back to 0.
+
+        >>> Recipe("example", epochs=1, learning_rate=0.2, warmup=0.2).learning_rate_at(0.6)
+        0.1
+        """
+        return self.learning_rate * min(progress / self.warmup, (1 - progress) / (1 - self.warmup))
+
+    def side_at(self, progress: float) -> int:
+        """The image side, in pixels, at `progress` (0..1) of the run: `sides` share it in equal parts."""
+        return self.sides[min(int(progress * len(self.sides)), len(self.sides) - 1)]
+
+
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe("fast", epochs=18, learning_rate=0.2, weight_decay=1e-3, sides=(16, 20, 24, 28, 32)),
+        Recipe("digits", epochs=12, batch_size=32, target=95.0, flip=0.0, coarse_dropout=0.25),
+    )
+}

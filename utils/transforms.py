@@ -1,0 +1,241 @@
+"""What happens to a training image: the assignment's augmentation, written as Albumentations, and run.
+
+The notebook's augmentation section shows the policy and pictures of it. There are two ways to run one:
+`BatchPolicy` on whole batches on the device (utils/batched.py), the default, and `per_image_loader` on one
+image at a time in DataLoader workers.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+import re
+import warnings
+from collections.abc import Iterable, Iterator
+
+import albumentations as A
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from utils.batched import BatchPolicy
+from utils.data import Split
+from utils.errors import InputError
+
+__all__ = ["BatchPolicy", "PerImage", "assignment_policy", "describe", "per_image_loader"]
+
+DEPRECATION = "ShiftScaleRotate is a special case of Affine transform. Please use Affine transform instead."
+
+
+def assignment_policy(
+    mean: Iterable[float],
+    std: Iterable[float],
+    *,
+    flip: float = 0.5,
+    shift_scale_rotate: float = 0.5,
+    coarse_dropout: float = 0.5,
+) -> A.Compose:
+    """The augmentation that the assignment asks for, then Normalize.
+
+    The assignment fixes the transforms; how often each is applied is the caller's choice. Albumentations
+    2.0.8 makes an Affine of ShiftScaleRotate: it scales width and height independently, by 0.9..1.1
+    (1 + `scale_limit`), and cuts shifts to whole pixels, so that up to 0.0625 of 32 pixels is -1, 0 or 1
+    pixel, and half of the time 0.
+
+    Args:
+        mean, std: of the training images, three channels, pixels counted as 0..1.
+        flip, shift_scale_rotate, coarse_dropout: probability per image, 0..1.
+
+    Returns:
+        A Compose that maps a uint8 image (H, W, 3) to float32 (H, W, 3).
+
+    Raises:
+        InputError: `mean` or `std` are not three numbers in 0..1, or a probability is not in 0..1.
+    """
+    mean, std = tuple(map(float, mean)), tuple(map(float, std))
+    if not (len(mean) == len(std) == 3 and all(0 <= m <= 1 for m in mean) and all(0 < s <= 1 for s in std)):
+        raise InputError(
+            f"mean and std must be three numbers in 0..1 each, std above 0; got {mean} and {std}: "
+            "if they count pixels as 0..255, divide them by 255"
+        )
+    probabilities = {"flip": flip, "shift_scale_rotate": shift_scale_rotate, "coarse_dropout": coarse_dropout}
+    for name, p in probabilities.items():
+        if not 0 <= p <= 1:
+            raise InputError(f"{name}={p} is no probability: give a number in 0..1")
+
+    with warnings.catch_warnings():
+        # The assignment asks for ShiftScaleRotate by name, so the advice to use Affine cannot be taken.
+        warnings.filterwarnings("ignore", re.escape(DEPRECATION), UserWarning)
+        return A.Compose(
+            [
+                A.HorizontalFlip(p=flip),
+                A.ShiftScaleRotate(
+                    shift_limit=0.0625,
+                    scale_limit=0.1,
+                    rotate_limit=15,
+                    # The default of Albumentations 1.x, for which the assignment was written (2.x: black).
+                    # The picture goes on beyond its border: no fill, no edge that tells how it was turned.
+                    border_mode=cv2.BORDER_REFLECT_101,
+                    p=shift_scale_rotate,
+                ),
+                A.CoarseDropout(
+                    num_holes_range=(1, 1),
+                    hole_height_range=(16, 16),
+                    hole_width_range=(16, 16),
+                    fill=tuple(255 * m for m in mean),  # Normalize comes later: pixels are uint8 here
+                    fill_mask=None,
+                    p=coarse_dropout,
+                ),
+                A.Normalize(mean=mean, std=std, max_pixel_value=255),
+            ]
+        )
+
+
+def describe(policy: A.Compose) -> str:
+    """One line a transform: name, probability, and the parameters that matter.
+
+    Numbers that belong to the data set (mean and std of Normalize, a fill that equals that mean) are named
+    and not printed, so that a policy reads the same for every data set. Transforms without words of their own
+    here are shown by their `repr`.
+
+    >>> print(describe(A.Compose([A.HorizontalFlip(), A.CoarseDropout((1, 1), (8, 16), (16, 16), fill=0)])))
+    HorizontalFlip    p=0.5
+    CoarseDropout     p=0.5   1 hole of 8..16 x 16 pixels, fill = 0
+    """
+    mean = next((t.mean_np for t in policy.transforms if isinstance(t, A.Normalize)), None)
+    return "\n".join(describe_transform(transform, mean) for transform in policy.transforms)
+
+
+def describe_transform(transform: A.BasicTransform, mean: np.ndarray | None) -> str:
+    """The line of `describe` for one transform; `mean` is that of Normalize, in pixel units."""
+    match transform:
+        case A.HorizontalFlip() | A.VerticalFlip() | A.NoOp():
+            details = []
+        case A.Affine():  # ShiftScaleRotate too
+            details = affine_details(transform, mean)
+        case A.CoarseDropout():
+            details = hole_details(transform, mean)
+        case A.Normalize(normalization="standard"):
+            details = ["by mean and standard deviation of each channel"]
+        case _:
+            return " ".join(repr(transform).split())
+    return f"{type(transform).__name__:16}  p={transform.p:<4g}  {', '.join(details)}".rstrip()
+
+
+def affine_details(affine: A.Affine, mean: np.ndarray | None) -> Iterator[str]:
+    if affine.translate_px is not None:
+        yield f"shift {spans(affine.translate_px)} pixels"
+    else:
+        yield f"shift {spans(affine.translate_percent)} of the side"
+    yield f"scale {spans(affine.scale)} " + ("alike on both axes" if affine.keep_ratio else "on each axis")
+    yield f"rotate {span(affine.rotate)} degrees"
+    if affine.shear != {"x": (0, 0), "y": (0, 0)}:
+        yield f"shear {spans(affine.shear)} degrees"
+    yield INTERPOLATIONS[affine.interpolation]
+    yield f"border {BORDERS[affine.border_mode]}"
+    if affine.border_mode == cv2.BORDER_CONSTANT:
+        yield fill_detail(affine.fill, mean)
+
+
+def hole_details(dropout: A.CoarseDropout, mean: np.ndarray | None) -> Iterator[str]:
+    number = span(dropout.num_holes_range)
+    size = f"{span(dropout.hole_height_range)} x {span(dropout.hole_width_range)}"
+    unit = "pixels" if dropout.hole_height_range[1] >= 1 else "of the sides"
+    yield f"{number} {'hole' if number == '1' else 'holes'} of {size} {unit}"
+    yield fill_detail(dropout.fill, mean)
+
+
+def fill_detail(fill: float | tuple[float, ...] | str, mean: np.ndarray | None) -> str:
+    if mean is not None and not isinstance(fill, str) and np.allclose(fill, mean, atol=0.5):
+        return "fill = data set mean"
+    return "fill = " + (f"{fill:g}" if isinstance(fill, float) else str(fill))
+
+
+def spans(bounds: dict[str, tuple[float, float]]) -> str:
+    """The spans of the x and y axes; one if they are equal."""
+    x, y = span(bounds["x"]), span(bounds["y"])
+    return x if x == y else f"x {x} y {y}"
+
+
+def span(bounds: tuple[float, float]) -> str:
+    """(0.9, 1.1) as "0.9..1.1", (16, 16) as "16"."""
+    low, high = bounds
+    return f"{low:g}" if low == high else f"{low:g}..{high:g}"
+
+
+INTERPOLATIONS = {
+    cv2.INTER_NEAREST: "nearest",
+    cv2.INTER_LINEAR: "linear",
+    cv2.INTER_CUBIC: "cubic",
+    cv2.INTER_AREA: "area",
+    cv2.INTER_LANCZOS4: "lanczos4",
+}
+BORDERS = {
+    cv2.BORDER_CONSTANT: "constant",
+    cv2.BORDER_REPLICATE: "replicate",
+    cv2.BORDER_REFLECT: "reflect",
+    cv2.BORDER_WRAP: "wrap",
+    cv2.BORDER_REFLECT_101: "reflect_101",
+}
+
+
+class PerImage(Dataset):
+    """A split, augmented image by image. Keys are (epoch, index), items (float32 (3, H, W), int label).
+
+    What happens to an image depends on (seed, epoch, index) alone, neither on the order of the images nor on
+    the number of workers: a resumed run sees the same pictures.
+
+    Args:
+        split: images and labels; a copy in host memory is used.
+        policy: any Albumentations policy that keeps the size of the image.
+        seed: 0 or more.
+    """
+
+    def __init__(self, split: Split, policy: A.Compose, seed: int):
+        self.images = split.images.cpu().permute(0, 2, 3, 1).numpy()  # a view, in Albumentations' order
+        self.labels = split.labels.tolist()
+        self.policy = copy.deepcopy(policy)  # the random state of this one is set for every image
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
+        epoch, index = key
+        numbers = np.random.default_rng((self.seed, epoch, index))
+        # One stream for all transforms. Compose.set_random_seed would start each on a copy of the same one:
+        # all coins would fall alike, and an image be flipped if and only if it gets a hole.
+        self.policy.set_random_state(numbers, random.Random(int(numbers.integers(2**32))))
+        image = self.policy(image=self.images[index])["image"]
+        if not isinstance(image, Tensor):  # the policy does not end with ToTensorV2
+            image = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        return image.float(), self.labels[index]
+
+
+def per_image_loader(
+    split: Split,
+    policy: A.Compose,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    order: Iterable[int],
+    workers: int = 0,
+) -> DataLoader:
+    """One epoch of batches (float32 (N, 3, H, W), int64 (N,)), augmented image by image.
+
+    Args:
+        split, policy, seed: as for `PerImage`.
+        batch_size: images a batch; the last one may be shorter.
+        epoch: 0 or more; every epoch augments the images anew.
+        order: the indices of the images, usually a permutation.
+        workers: processes that augment; 0 does it in this one. The batches are the same.
+    """
+    return DataLoader(
+        PerImage(split, policy, seed),
+        batch_size,
+        sampler=[(epoch, index) for index in torch.as_tensor(order).tolist()],
+        num_workers=workers,
+        generator=torch.Generator(),  # else the loader would draw from torch's global one, and move it on
+    )
