@@ -1,4 +1,4 @@
-"""Trains a recipe with several seeds and writes what came out: a CSV, and the table in the README.
+"""Trains a recipe with several seeds and writes what came out: a CSV, the README's table and its curve.
 
     python benchmarks/seeds.py --seeds 5
 
@@ -18,9 +18,10 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from utils import RECIPES, InputError, build_model, fit, load_cifar10  # noqa: E402
-from utils.errors import lookup  # noqa: E402
-from utils.runs import write  # noqa: E402
+from utils import RECIPES, InputError, build_model, fit, load_cifar10
+from utils.errors import lookup
+from utils.plots import curves
+from utils.runs import read_history, write
 
 BEGIN, END = "<!-- results: make results -->", "<!-- end of results -->"
 COLUMNS = ("seed", "test_accuracy", "test_loss", "best_test_accuracy", "seconds", "seconds_to_target")
@@ -105,6 +106,9 @@ def main(arguments: list[str] | None = None) -> int:
     print(table)
     if (parsed.model, parsed.recipe) == ("s7", "fast"):
         put_into(ROOT / "README.md", table)
+        history = read_history(parsed.runs / "s7-fast-seed0" / "history.csv")
+        figure = curves(history, f"S7Net, recipe fast, seed 0, {records[0]['data']['name']}")
+        figure.savefig(ROOT / "images" / "curves.png")
     return 0
 
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from utils import data, sources
+from utils import data, pictures, sources
+from utils.arrays import CIFAR10_CLASSES
 from utils.data import ImageData, Split, channel_statistics, load_cifar10
 from utils.download import NoNetwork
 from utils.errors import InputError
@@ -118,7 +119,7 @@ def test_a_data_set_describes_itself():
 def cifar10_sized(train=50_000, test=10_000, **changes):
     def part(count, name):
         images, labels = torch.zeros(count, 3, 1, 1, dtype=torch.uint8), torch.zeros(count, dtype=torch.int64)
-        fields = {"classes": sources.CIFAR10_CLASSES, "dataset": "CIFAR-10"} | changes
+        fields = {"classes": CIFAR10_CLASSES, "dataset": "CIFAR-10"} | changes
         return split(images=images, labels=labels, name=name, **fields)
 
     return ImageData(part(train, "train"), part(test, "test"))
@@ -129,7 +130,7 @@ def test_only_all_of_cifar10_is_cifar10():
     assert cifar10_sized(dataset="CIFAR-10, JPEG copy").is_cifar10
     assert not cifar10_sized(test=50_000).is_cifar10
     assert not cifar10_sized(train=49_999).is_cifar10
-    assert not cifar10_sized(classes=sources.CIFAR10_CLASSES[::-1]).is_cifar10
+    assert not cifar10_sized(classes=CIFAR10_CLASSES[::-1]).is_cifar10
     assert not cifar10_sized(dataset="own pictures, not CIFAR-10 as published").is_cifar10
 
 
@@ -182,6 +183,18 @@ def test_auto_takes_the_first_there_is(tmp_path, monkeypatch):
 def test_a_data_folder_with_something_else_in_it_is_passed_over():
     Path("data", "notes").mkdir(parents=True)
     assert load_cifar10().name == "embedded digits, not CIFAR-10"
+
+
+@pytest.mark.skipif(not hasattr(os, "seteuid"), reason="permissions are another matter on Windows")
+def test_a_data_folder_that_may_not_be_read_is_an_error_and_never_skipped():
+    Path("data").mkdir(mode=0)
+    user = os.geteuid()
+    os.seteuid(user or 65534)  # root may read everything, nobody may not
+    try:
+        with pytest.raises(InputError, match="^data cannot be read .*check the files and their permissions$"):
+            load_cifar10()
+    finally:
+        os.seteuid(user)
 
 
 @pytest.mark.parametrize("variable", ["S7_DATA", "CIFAR10_DIR"])
@@ -274,6 +287,7 @@ def test_the_real_pictures_are_complete_and_decoded_once(monkeypatch):
     if real.name == "CIFAR-10, JPEG copy":
         assert [round(m, 4) for m in real.mean] == [0.4913, 0.4821, 0.4465]
         assert [round(s, 4) for s in real.std] == [0.2452, 0.2428, 0.2606]
-    monkeypatch.setattr(sources, "_decode_picture", None)
+    monkeypatch.setattr(pictures, "_decode_picture", None)
+    monkeypatch.setattr(sources, "_from_batches", None)
     again = load_cifar10(REAL)
     assert torch.equal(again.test.images, real.test.images) and str(again) == str(real)

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from conftest import tiny_network
 from torch import nn
 
-from utils.device import DTYPES, cpu_has_bf16, pick_device, pick_precision
 from utils.engine import Trainer, epoch_batches, fit, recipe_policy, resize
 from utils.errors import InputError, TrainingError
 from utils.evaluation import evaluate
@@ -190,23 +189,6 @@ def test_the_tqdm_line_is_the_one_that_students_know(network, tiny, recipe, caps
     assert " LR=0.0" in line
 
 
-def test_precision_follows_the_device():
-    assert pick_precision(CPU) == ("bf16" if cpu_has_bf16() else "fp32")
-    assert pick_precision(CPU, "fp32") == "fp32"
-    assert set(DTYPES) == {"fp32", "bf16", "fp16"}
-
-
-@pytest.mark.parametrize(("capability", "precision"), [((7, 5), "fp16"), ((8, 0), "bf16"), ((9, 0), "bf16")])
-def test_a_t4_computes_in_fp16_and_newer_gpus_in_bf16(monkeypatch, capability, precision):
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert pick_precision(torch.device("cuda")) == precision
-
-
 def test_fp16_runs_under_a_gradient_scaler(network, recipe):
     assert Trainer(network, replace(recipe, precision="fp16"), CPU).scaler.is_enabled()
     assert not Trainer(network, replace(recipe, precision="bf16"), CPU).scaler.is_enabled()
-
-
-def test_a_device_that_is_not_there_is_refused():
-    with pytest.raises(InputError, match="device 'tpu'"):
-        pick_device("tpu")

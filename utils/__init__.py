@@ -1,5 +1,10 @@
 """CIFAR-10 with fewer than 200,000 parameters: what the notebooks and the command line are made of."""
 
+import os
+
+# Else importing Albumentations asks the package index for its newest version: seconds of waiting without a network.
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
 from utils import plots
 from utils.audit import check_limits, layer_table
 from utils.data import ImageData, Split, load_cifar10

@@ -18,9 +18,9 @@ from torch import Tensor
 from torchvision.datasets import CIFAR10
 
 from utils import sources
+from utils.arrays import CIFAR10_CLASSES, DIGITS, JPEG_COPY, ORIGINAL, Arrays
 from utils.download import NoNetwork, fetch
 from utils.errors import InputError
-from utils.sources import CIFAR10_CLASSES, Arrays
 
 # The original host comes last: since June 2026 it serves 55 kB/s or nothing (pytorch/vision issue 9536).
 MIRRORS = (
@@ -129,7 +129,7 @@ class ImageData:
     def is_cifar10(self) -> bool:
         """Whether this is all of CIFAR-10, original or JPEG copy: 50,000 + 10,000 images, ten classes."""
         return (
-            self.name in (sources.ORIGINAL, sources.JPEG_COPY)
+            self.name in (ORIGINAL, JPEG_COPY)
             and self.classes == CIFAR10_CLASSES
             and (len(self.train), len(self.test)) == (50_000, 10_000)
         )
@@ -192,7 +192,7 @@ def _first_found(cache: Path, verbose: bool) -> Arrays:
     try:
         archive = fetch(MIRRORS, cache / CIFAR10.filename, CIFAR10.tgz_md5, ARCHIVE_BYTES, progress=verbose)
     except NoNetwork as error:
-        print(f"WARNING: {error}; taking the {sources.DIGITS}", file=sys.stderr)
+        print(f"WARNING: {error}; taking the {DIGITS}", file=sys.stderr)
         return sources.read_digits()
     return sources.read(archive, cache, verbose)
 

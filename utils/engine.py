@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from utils.data import ImageData, Split
-from utils.device import autocast, pick_device, pick_precision
+from utils.device import autocast, keep_freed_memory, pick_device, pick_precision
 from utils.errors import TrainingError
 from utils.evaluation import check_fit, evaluate
 from utils.recipes import Recipe
@@ -66,7 +66,8 @@ def fit(
     check_fit(model, data.test, recipe.sides)
     trainer = Trainer(model, recipe, pick_device(device))
     data = data.to(trainer.device)
-    policy = policy or recipe_policy(recipe, data)
+    if policy is None:
+        policy = recipe_policy(recipe, data)
     with Run(out, trainer, data, seed, until) as run:
         history = run.resume() if resume else run.start()
         before = history[-1]["seconds"] if history else 0.0
@@ -139,6 +140,8 @@ class Trainer:
         self.model = model.to(device, memory_format=torch.channels_last)
         self.recipe = recipe
         self.device = device
+        if device.type == "cpu":
+            keep_freed_memory()
         self.precision = pick_precision(device, recipe.precision)
         self.optimizer = torch.optim.SGD(
             model.parameters(),

