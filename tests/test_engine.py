@@ -51,7 +51,9 @@ def test_what_was_drawn_before_makes_no_difference(tiny, recipe):
     assert torch.equal(weights(first), weights(again))
 
 
-def test_a_resumed_run_ends_as_one_that_never_stopped(tiny, recipe, tmp_path):
+@pytest.mark.parametrize("optimizer", ["sgd", "muon"])
+def test_a_resumed_run_ends_as_one_that_never_stopped(tiny, recipe, tmp_path, optimizer):
+    recipe = replace(recipe, optimizer=optimizer)
     straight, stopped, resumed = (tiny_network() for _ in range(3))
     whole = fit(straight, tiny, recipe)
     with pytest.MonkeyPatch.context() as patch:

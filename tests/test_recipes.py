@@ -7,9 +7,8 @@ from utils.recipes import RECIPES, Recipe
 
 
 def test_the_rate_rises_to_its_peak_and_falls_to_nothing():
-    recipe = Recipe("example", epochs=1, learning_rate=0.2, warmup=0.25)
-    rates = [recipe.learning_rate_at(progress) for progress in (0, 0.125, 0.25, 0.625, 1)]
-    assert rates == pytest.approx([0, 0.1, 0.2, 0.1, 0])
+    recipe = Recipe("example", epochs=1, warmup=0.25)
+    assert [recipe.rate_at(progress) for progress in (0, 0.125, 0.25, 0.625, 1)] == pytest.approx([0, 0.5, 1, 0.5, 0])
 
 
 def test_sides_share_the_run_in_equal_parts():
@@ -44,6 +43,9 @@ def test_a_recipe_cannot_be_changed_in_place():
         ("warmup", 0.0),
         ("momentum", 1.0),
         ("weight_decay", -1e-4),
+        ("optimizer", "adam"),
+        ("muon_learning_rate", 0.0),
+        ("muon_weight_decay", float("nan")),
         ("label_smoothing", 1.0),
         ("flip", 1.5),
         ("shift_scale_rotate", -0.1),

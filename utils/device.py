@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import platform
-from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -54,18 +53,21 @@ def cpu_has_bf16() -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-def keep_freed_memory() -> None:
+def keep_freed_memory() -> bool:
     """Makes glibc keep freed memory for the next tensors, instead of returning it to the system.
 
     Every step of a training on the CPU allocates and frees the same megabytes. Getting them from the system page
-    by page took a fifth of the time (443 us an image against 348, S7Net, two cores). Does nothing where there is
-    no glibc.
+    by page took a fifth of the time: 443 us an image against 348, S7Net forward and backward on two cores.
+
+    Returns:
+        Whether it took effect; False where there is no glibc.
     """
     trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
-    with suppress(OSError, AttributeError):
+    try:
         libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(trim_threshold, 1 << 30)
-        libc.mallopt(mmap_threshold, 32 << 20)  # the most that glibc accepts
+        return bool(libc.mallopt(trim_threshold, 1 << 30) and libc.mallopt(mmap_threshold, 32 << 20))
+    except (OSError, AttributeError):
+        return False
 
 
 def autocast(device: torch.device, precision: str):

@@ -22,6 +22,7 @@ from utils.data import ImageData, Split
 from utils.device import autocast, keep_freed_memory, pick_device, pick_precision
 from utils.errors import TrainingError
 from utils.evaluation import check_fit, evaluate
+from utils.optim import Muon
 from utils.recipes import Recipe
 from utils.runs import Run
 from utils.transforms import BatchPolicy, assignment_policy, per_image_loader
@@ -134,7 +135,7 @@ class TrainedEpoch:
 
 
 class Trainer:
-    """A model with all that changes while it learns: its optimiser and, for fp16, the scale of its gradients."""
+    """A model with all that changes while it learns: its optimisers and, for fp16, the scale of its gradients."""
 
     def __init__(self, model: nn.Module, recipe: Recipe, device: torch.device):
         self.model = model.to(device, memory_format=torch.channels_last)
@@ -143,27 +144,22 @@ class Trainer:
         if device.type == "cpu":
             keep_freed_memory()
         self.precision = pick_precision(device, recipe.precision)
-        self.optimizer = torch.optim.SGD(
-            model.parameters(),
-            lr=recipe.learning_rate,
-            momentum=recipe.momentum,
-            weight_decay=recipe.weight_decay,
-            nesterov=recipe.momentum > 0,
-        )
+        self.optimizers = build_optimizers(model, recipe)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
 
     @property
     def learning_rate(self) -> float:
-        """Of the last step."""
-        return self.optimizer.param_groups[0]["lr"]
+        """SGD's, of the last step."""
+        return self.optimizers[0].param_groups[0]["lr"]
 
     def state_dict(self) -> dict:
         """What training has changed besides the weights, for a checkpoint."""
-        return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
+        return {"optimizers": [o.state_dict() for o in self.optimizers], "scaler": self.scaler.state_dict()}
 
     def load_state_dict(self, state: dict) -> None:
         """Puts back what `state_dict` returned."""
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         self.scaler.load_state_dict(state["scaler"])
 
     def train(self, batches: Iterable[tuple[Tensor, Tensor]], epoch: int, images: int) -> TrainedEpoch:
@@ -205,16 +201,38 @@ class Trainer:
         Returns:
             The mean loss () and the logits (N, classes), detached.
         """
-        self.optimizer.param_groups[0]["lr"] = self.recipe.learning_rate_at(progress)
+        for optimizer in self.optimizers:
+            optimizer.param_groups[0]["lr"] = optimizer.defaults["lr"] * self.recipe.rate_at(progress)
         images = resize(images, self.recipe.side_at(progress)).contiguous(memory_format=torch.channels_last)
         with autocast(self.device, self.precision):
             logits = self.model(images)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
-        self.optimizer.zero_grad()
+        self.model.zero_grad()
         self.scaler.scale(loss).backward()
-        self.scaler.step(self.optimizer)
+        for optimizer in self.optimizers:
+            self.scaler.step(optimizer)
         self.scaler.update()
         return loss.detach(), logits.detach()
+
+
+def build_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """SGD, and Muon if the recipe says so; every parameter in exactly one of them.
+
+    Muon is for matrices that mix channels: not for a depthwise kernel, which has one input channel.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    by_muon = [p for p in parameters if recipe.optimizer == "muon" and p.ndim == 4 and p.size(1) > 1]
+    by_sgd = [p for p in parameters if all(p is not kernel for kernel in by_muon)]
+    sgd = torch.optim.SGD(
+        by_sgd,
+        lr=recipe.learning_rate,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        nesterov=recipe.momentum > 0,
+    )
+    if not by_muon:
+        return [sgd]
+    return [sgd, Muon(by_muon, recipe.muon_learning_rate, recipe.momentum, recipe.muon_weight_decay)]
 
 
 def resize(images: Tensor, side: int) -> Tensor:

@@ -151,6 +151,6 @@ def check_fit(model: nn.Module, split: Split, sides: Sequence[int] = ()) -> None
                 raise InputError(f"{name} answers with {tuple(answer.shape)}; {split.dataset} needs {expected}")
     except (RuntimeError, IndexError, TypeError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"{name} cannot take an image of {tuple(shape)} (see the recipe's sides): {reason}") from error
+        raise InputError(f"{name} cannot take an image of {tuple(shape)} (try --recipe full_size): {reason}") from error
     finally:
         model.train(was_training)

@@ -1,0 +1,81 @@
+import torch
+from torch import nn
+
+from utils.engine import build_optimizers
+from utils.models import build_model
+from utils.optim import Muon, orthogonalize
+from utils.recipes import Recipe
+
+
+def kernel(seed: int = 0) -> nn.Parameter:
+    return nn.Parameter(torch.randn(8, 4, 3, 3, generator=torch.Generator().manual_seed(seed)))
+
+
+def test_orthogonalising_evens_out_the_singular_values():
+    for shape in ((16, 40), (40, 16), (16, 16)):
+        matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        values = torch.linalg.svdvals(orthogonalize(matrix))
+        assert values.min() > 0.5
+        assert values.max() < 1.3
+
+
+def test_orthogonalising_keeps_the_directions():
+    u, s, vh = torch.linalg.svd(torch.randn(16, 40, generator=torch.Generator().manual_seed(0)), full_matrices=False)
+    ours = orthogonalize(u @ s.diag() @ vh)
+    cosine = (ours * (u @ vh)).sum() / (ours.norm() * (u @ vh).norm())
+    assert cosine > 0.95
+
+
+def test_orthogonalising_does_not_mind_the_scale():
+    matrix = torch.randn(16, 40, generator=torch.Generator().manual_seed(0))
+    ours = orthogonalize(matrix)
+    assert (orthogonalize(1024 * matrix) - ours).norm() < 0.05 * ours.norm()
+    assert orthogonalize(torch.zeros(4, 4)).abs().max() == 0
+
+
+def test_the_first_step_goes_against_the_gradient_by_the_rate():
+    weight = kernel()
+    before, weight.grad = weight.detach().clone(), torch.randn_like(weight)
+    Muon([weight], lr=0.1, momentum=0.9, weight_decay=0).step()
+    expected = -0.1 * orthogonalize(weight.grad.flatten(1)).view_as(weight)
+    assert (weight - before - expected).norm() < 0.05 * expected.norm()  # the iteration is in bfloat16
+
+
+def test_weight_decay_is_apart_from_the_gradient():
+    weight = kernel()
+    before, weight.grad = weight.detach().clone(), torch.zeros_like(weight)
+    Muon([weight], lr=0.1, momentum=0.9, weight_decay=0.5).step()
+    assert torch.allclose(weight, 0.95 * before)
+
+
+def test_momentum_remembers_earlier_gradients():
+    weight = kernel()
+    optimizer = Muon([weight], lr=0.1, momentum=0.9, weight_decay=0)
+    weight.grad = torch.randn_like(weight)
+    optimizer.step()
+    after_one, weight.grad = weight.detach().clone(), torch.zeros_like(weight)
+    optimizer.step()
+    assert not torch.equal(weight, after_one)
+
+
+def test_a_kernel_taller_than_wide_takes_a_longer_step():
+    tall = nn.Parameter(torch.zeros(36, 4, 1, 1))
+    tall.grad = torch.randn(36, 4, 1, 1, generator=torch.Generator().manual_seed(0))
+    Muon([tall], lr=0.1, momentum=0, weight_decay=0).step()
+    assert 0.5 * 0.3 < torch.linalg.svdvals(tall.detach().flatten(1)).mean() < 1.3 * 0.3  # 0.1 * sqrt(36 / 4)
+
+
+def test_every_parameter_has_one_optimizer_and_depthwise_kernels_are_not_muons():
+    model = build_model("s7")
+    sgd, muon = build_optimizers(model, Recipe("example", epochs=1, optimizer="muon"))
+    by_sgd, by_muon = ([p for group in o.param_groups for p in group["params"]] for o in (sgd, muon))
+    assert len(by_sgd) + len(by_muon) == len(list(model.parameters()))
+    assert {id(p) for p in by_sgd + by_muon} == {id(p) for p in model.parameters()}
+    assert all(p.ndim == 4 and p.size(1) > 1 for p in by_muon)
+    assert any(p.ndim == 4 for p in by_sgd)  # the depthwise ones
+
+
+def test_without_muon_sgd_has_them_all():
+    model = build_model("s7")
+    (sgd,) = build_optimizers(model, Recipe("example", epochs=1))
+    assert len(sgd.param_groups[0]["params"]) == len(list(model.parameters()))

@@ -1,0 +1,61 @@
+"""Muon, the optimiser of the convolution kernels. torch has one too, but for matrices only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+
+class Muon(torch.optim.Optimizer):
+    """SGD with Nesterov momentum whose every update is orthogonalised: all directions learn at the same speed.
+
+    Args:
+        kernels: convolution weights (out, in, height, width), each taken as a matrix (out, in * height * width).
+        lr: a step changes a kernel by a matrix with all singular values near `lr` (times sqrt(rows / columns) where
+            there are more rows than columns).
+        momentum: 0..1.
+        weight_decay: decoupled; a step takes lr * weight_decay of the kernel away.
+
+    Source: K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024,
+    kellerjordan.github.io/posts/muon
+    """
+
+    def __init__(self, kernels: Iterable[nn.Parameter], lr: float, momentum: float, weight_decay: float):
+        super().__init__(kernels, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for group in self.param_groups:
+            for kernel in group["params"]:
+                if kernel.grad is None:
+                    continue
+                state = self.state[kernel]
+                if not state:
+                    state["momentum"] = torch.zeros_like(kernel)
+                momentum = state["momentum"].lerp_(kernel.grad, 1 - group["momentum"])
+                update = orthogonalize(kernel.grad.lerp(momentum, group["momentum"]).flatten(1))
+                rows, columns = update.shape
+                kernel.mul_(1 - group["lr"] * group["weight_decay"])
+                kernel.add_(update.view_as(kernel), alpha=-group["lr"] * max(1, rows / columns) ** 0.5)
+
+
+def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
+    """Roughly U V' of the singular value decomposition U S V': singular values between about 0.7 and 1.2.
+
+    Args:
+        matrix: (rows, columns), floating point.
+        steps: Newton-Schulz iterations, in bfloat16, which is as precise as an update needs.
+
+    Source: the quintic iteration and its coefficients are Muon's (see there).
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = matrix.bfloat16()
+    x = x / (x.norm() + 1e-7)  # singular values of at most 1
+    tall = x.size(0) > x.size(1)
+    x = x.T if tall else x  # the products are then of the smaller size
+    for _ in range(steps):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return (x.T if tall else x).to(matrix.dtype)
