@@ -107,7 +107,8 @@ def main(arguments: list[str] | None = None) -> int:
     if (parsed.model, parsed.recipe) == ("s7", "fast"):
         put_into(ROOT / "README.md", table)
         history = read_history(parsed.runs / "s7-fast-seed0" / "history.csv")
-        figure = curves(history, f"S7Net, recipe fast, seed 0, {records[0]['data']['name']}")
+        data = records[0]["data"]
+        figure = curves(history, "S7Net, recipe fast, seed 0", f"{data['name']}: {data['provenance']}")
         figure.savefig(ROOT / "images" / "curves.png")
     return 0
 

@@ -69,8 +69,10 @@ def test_the_stored_run_was_on_cifar10_and_says_on_which_copy():
 def test_the_address_is_the_same_everywhere():
     address = load_script("badge").current()
     for place in ("README.md", "notebooks/S7.ipynb"):
-        found = re.findall(r"github(?:\.com)?/([\w.-]+/S7)", (ROOT / place).read_text())
-        assert set(found) == {address}, place
+        badges = re.findall(r"colab\.research\.google\.com/github/([\w.-]+/[\w.-]+)/blob", (ROOT / place).read_text())
+        assert badges
+        assert set(badges) == {address}, place
+    assert f'\\"https://github.com/{address}\\"' in (ROOT / "notebooks/S7.ipynb").read_text()  # the setup cell
 
 
 def test_make_badge_sets_the_address_everywhere(tmp_path, capsys):

@@ -52,13 +52,13 @@ def test_curves_draw_the_history():
         }
         for e in (1, 2, 3)
     ]
-    figure = plots.curves(history, "S7Net, tiny colours")
+    figure = plots.curves(history, "S7Net", "tiny colours: made by the tests")
     loss, accuracy, rate = figure.axes
     assert [line.get_ydata().tolist() for line in loss.lines] == [[2, 1, 2 / 3], [3, 1.5, 1]]
     assert accuracy.lines[1].get_ydata().tolist() == [11, 22, 33]
     assert rate.lines[0].get_ydata().tolist() == pytest.approx([0.1, 0.05, 0.1 / 3])
     assert "last epoch 33.00 %" in texts(figure)
-    assert "tiny colours" in texts(figure)
+    assert "tiny colours: made by the tests" in texts(figure)
 
 
 def test_the_confusion_matrix_shows_every_count(result):

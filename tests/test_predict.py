@@ -15,7 +15,7 @@ def test_a_picture_becomes_its_middle_square(tmp_path):
     assert picture.dtype == torch.uint8
     assert picture.shape == (3, 32, 32)
     assert picture[:, 16, 16].tolist() == [0, 0, 255]
-    assert picture[2].min() > 250  # no red from the sides, but for the filter's ringing
+    assert picture[2].min() > 230  # no red from the sides, but for the filter's ringing
 
 
 @pytest.mark.parametrize(("mode", "color", "pixel"), [("L", 77, [77] * 3), ("RGBA", (0, 0, 0, 0), [255] * 3)])

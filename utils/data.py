@@ -81,6 +81,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def origin(self) -> str:
+        """Name and provenance in one line, as titles and logs repeat it."""
+        return f"{self.dataset}: {self.provenance}"
+
     def to(self, device: torch.device | str) -> Split:
         """The same split with images and labels on `device`."""
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))
@@ -126,6 +131,11 @@ class ImageData:
         return self.train.provenance
 
     @property
+    def origin(self) -> str:
+        """Name and provenance in one line, as titles and logs repeat it."""
+        return self.train.origin
+
+    @property
     def is_cifar10(self) -> bool:
         """Whether this is all of CIFAR-10, original or JPEG copy: 50,000 + 10,000 images, ten classes."""
         return (
@@ -148,7 +158,7 @@ class ImageData:
         }
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.provenance} ({len(self.train):,} train, {len(self.test):,} test images)"
+        return f"{self.origin} ({len(self.train):,} train, {len(self.test):,} test images)"
 
 
 def load_cifar10(source: str | Path = "auto", cache: str | Path | None = None, verbose: bool = True) -> ImageData:

@@ -1,10 +1,11 @@
 """Every picture: functions that return matplotlib figures and show nothing themselves.
 
-Each title ends with the name of the data set, so that no picture passes for another data set's.
+Each title ends with the data set's name and provenance, so that no picture passes for another data set's.
 """
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,7 +26,7 @@ def samples(split: Split, per_class: int = 8) -> Figure:
         for axis, index in zip(row, (split.labels == label).nonzero().flatten()[:per_class].tolist(), strict=False):
             axis.imshow(pixels(split.images[index]))
         row[0].set_ylabel(split.classes[label], rotation=0, ha="right", va="center")
-    return titled(figure, f"{split.name} images", split)
+    return titled(figure, f"{split.name} images", split.origin)
 
 
 def augmented(split: Split, batch_policy, seed: int = 0, images: int = 6, draws: int = 7) -> Figure:
@@ -46,15 +47,16 @@ def augmented(split: Split, batch_policy, seed: int = 0, images: int = 6, draws:
             axis.imshow(pixels(image))
     axes[0][0].set_title("as it is", fontsize=9)
     axes[0][1].set_title("augmented", fontsize=9, loc="left")
-    return titled(figure, "What augmentation does", split)
+    return titled(figure, "What augmentation does", split.origin)
 
 
-def curves(history: Sequence[dict], title: str) -> Figure:
-    """Loss, accuracy (with the best and the last test accuracy named) and learning rate by epoch.
+def curves(history: Sequence[dict], title: str, origin: str) -> Figure:
+    """Loss, accuracy (the last test accuracy named) and learning rate by epoch.
 
     Args:
         history: the records that `fit` returns.
-        title: what ran on what.
+        title: which network and recipe.
+        origin: the data's name and provenance (`data.origin`).
     """
     column = {key: [record[key] for record in history] for key in history[0]}
     figure = Figure(figsize=(11, 3.4), dpi=DPI, layout="constrained")
@@ -78,8 +80,7 @@ def curves(history: Sequence[dict], title: str) -> Figure:
         axis.grid(alpha=0.3)
     loss.legend()
     accuracy.legend(loc="lower right")
-    figure.suptitle(title)
-    return figure
+    return titled(figure, title, origin)
 
 
 def confusion(result: Evaluation) -> Figure:
@@ -96,11 +97,8 @@ def confusion(result: Evaluation) -> Figure:
     axis.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
     axis.set_yticks(range(len(classes)), classes)
     axis.set(xlabel="answer", ylabel="truth")
-    return titled(
-        figure,
-        f"Confusion: {result.accuracy:.2f} % right of {result.total:,} {result.split.name} images",
-        result.split,
-    )
+    title = f"Confusion: {result.accuracy:.2f} % right of {result.total:,} {result.split.name} images"
+    return titled(figure, title, result.split.origin)
 
 
 def mistakes(result: Evaluation, count: int = 20) -> Figure:
@@ -116,7 +114,7 @@ def mistakes(result: Evaluation, count: int = 20) -> Figure:
         certain, fair = 100 * result.probabilities[index, answer], 100 * result.probabilities[index, truth]
         names = result.split.classes
         axis.set_title(f"{names[answer]} {certain:.0f} %\nis {names[truth]} ({fair:.0f} %)", fontsize=8)
-    return titled(figure, f"The {len(worst)} most confident mistakes", result.split)
+    return titled(figure, f"The {len(worst)} most confident mistakes", result.split.origin)
 
 
 def predictions(
@@ -158,8 +156,10 @@ def image_grid(rows: int, columns: int, cell: float = 0.95):
     return figure, axes
 
 
-def titled(figure: Figure, title: str, split: Split) -> Figure:
-    figure.suptitle(f"{title}\n{split.dataset}", fontsize=11)
+def titled(figure: Figure, title: str, origin: str) -> Figure:
+    """The figure, under a title and the data's origin, broken where it would be wider than the figure."""
+    characters = int(11 * figure.get_figwidth())
+    figure.suptitle("\n".join([title, *textwrap.wrap(origin, characters)]), fontsize=10)
     return figure
 
 
