@@ -74,14 +74,14 @@ def test_predict_shows_three_classes_and_draws_them(run, tmp_path, capsys):
 
 def test_summary_prints_the_table_of_torchsummary(capsys):
     assert main(["summary", "s7"]) == 0
-    assert "Total params: 193,002" in capsys.readouterr().out
+    assert "Total params: 172,026" in capsys.readouterr().out
 
 
 def test_models_lists_every_network_with_its_parameters(capsys):
     assert main(["models"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[1:]] == list(MODELS)
-    assert "193002" in lines[1]
+    assert "172026" in lines[1]
 
 
 def test_recipes_lists_every_hyper_parameter(capsys):

@@ -6,6 +6,7 @@ from utils.audit import check_limits, layer_table
 from utils.errors import InputError
 from utils.models import MODELS, build_model
 from utils.models.blocks import Residual, convolution, depthwise_separable
+from utils.models.s7 import DILATED, STRIDED
 
 
 @pytest.fixture(params=["s7", "s7_dilated"])
@@ -108,8 +109,7 @@ def test_a_residual_adds_its_input():
     assert torch.equal(doubled(torch.ones(2)), torch.full((2,), 2.0))
 
 
-@pytest.mark.parametrize(
-    ("arguments", "side"), [({}, 32), ({"stride": 2}, 16), ({"dilation": 4, "padding": False}, 24)]
-)
-def test_the_size_after_a_convolution(arguments, side):
-    assert convolution(3, 4, **arguments)(torch.zeros(2, 3, 32, 32)).shape == (2, 4, side, side)
+@pytest.mark.parametrize("block", [convolution, depthwise_separable])
+@pytest.mark.parametrize(("arguments", "side"), [({}, 32), ({"dilation": 2}, 32), (STRIDED, 16), (DILATED, 24)])
+def test_the_size_after_a_convolution(block, arguments, side):
+    assert block(3, 4, **arguments)(torch.zeros(2, 3, 32, 32)).shape == (2, 4, side, side)

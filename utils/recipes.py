@@ -85,13 +85,13 @@ class Recipe:
 
 FAST = Recipe(
     "fast",
-    epochs=18,
+    epochs=20,
     batch_size=128,
     learning_rate=0.1,
     weight_decay=1e-3,
     optimizer="muon",
-    shift_scale_rotate=0.15,  # a short run learns little twice: seldom augmented, it gets further
-    coarse_dropout=0.1,
+    shift_scale_rotate=0.3,  # a short run sees an image 20 times: seldom changed, it learns more
+    coarse_dropout=0.2,
     sides=(16, 20, 24, 28, 32),
 )
 

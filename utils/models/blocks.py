@@ -11,7 +11,7 @@ def convolution(channels_in: int, channels_out: int, stride: int = 1, dilation: 
     Args:
         stride: output positions are this many input pixels apart.
         dilation: the nine taps are this many pixels apart.
-        padding: True: only the stride changes the size; False: each side loses 2 * dilation pixels.
+        padding: True: only the stride changes the size of the map; False: it loses 2 * dilation pixels a side.
     """
     return nn.Sequential(
         nn.Conv2d(channels_in, channels_out, 3, stride, dilation if padding else 0, dilation, bias=False),
@@ -20,13 +20,15 @@ def convolution(channels_in: int, channels_out: int, stride: int = 1, dilation: 
     )
 
 
-def depthwise_separable(channels_in: int, channels_out: int):
+def depthwise_separable(channels_in: int, channels_out: int, stride: int = 1, dilation: int = 1, padding: bool = True):
     """A 3x3 convolution of each channel alone (depthwise), a 1x1 that mixes them (pointwise), batch norm, ReLU.
 
-    It costs 9 * in + in * out weights, where an ordinary 3x3 convolution costs 9 * in * out.
+    It has 9 * in + in * out weights, where an ordinary 3x3 convolution has 9 * in * out. Stride, dilation and padding are
+    those of the depthwise part, and mean what they mean for `convolution`.
     """
+    pad = dilation if padding else 0
     return nn.Sequential(
-        nn.Conv2d(channels_in, channels_in, 3, padding=1, groups=channels_in, bias=False),
+        nn.Conv2d(channels_in, channels_in, 3, stride, pad, dilation, groups=channels_in, bias=False),
         nn.Conv2d(channels_in, channels_out, 1, bias=False),
         nn.BatchNorm2d(channels_out),
         nn.ReLU(inplace=True),

@@ -5,21 +5,16 @@ The notebook's section on the network prints its layers, the sizes of its maps a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from torch import Tensor, nn
 
 from utils.models.blocks import Residual, convolution, depthwise_separable
 
-
-def strided(channels_in: int, channels_out: int) -> nn.Sequential:
-    """Halves the side of the map: a 3x3 convolution with stride 2."""
-    return convolution(channels_in, channels_out, stride=2)
-
-
-def dilated(channels_in: int, channels_out: int) -> nn.Sequential:
-    """Takes 8 pixels off the side of the map: a 3x3 convolution with dilation 4, without padding."""
-    return convolution(channels_in, channels_out, dilation=4, padding=False)
+# How the last convolution of a block makes the map smaller:
+STRIDED = MappingProxyType({"stride": 2})  # to half its side
+DILATED = MappingProxyType({"dilation": 4, "padding": False})  # by 8 pixels
 
 
 class S7Net(nn.Module):
@@ -30,32 +25,32 @@ class S7Net(nn.Module):
 
     Args:
         classes: number of logits.
-        reduction: makes a reducing convolution of (channels in, channels out): `strided` or `dilated`.
+        reduction: the arguments that make a convolution reduce, `STRIDED` or `DILATED`.
     """
 
-    def __init__(self, classes: int = 10, reduction: Callable[[int, int], nn.Module] = strided):
+    def __init__(self, classes: int = 10, reduction: Mapping = STRIDED):
         super().__init__()
         self.c1 = nn.Sequential(
             convolution(3, 16),
             Residual(depthwise_separable(16, 16)),
-            reduction(16, 32),
+            convolution(16, 48, **reduction),
         )
         self.c2 = nn.Sequential(
-            Residual(convolution(32, 32)),
-            Residual(depthwise_separable(32, 32)),
-            reduction(32, 64),
+            Residual(depthwise_separable(48, 48)),
+            Residual(convolution(48, 48)),
+            convolution(48, 64, **reduction),
         )
         self.c3 = nn.Sequential(
             Residual(convolution(64, 64)),
             Residual(convolution(64, 64, dilation=2)),
-            reduction(64, 64),
+            depthwise_separable(64, 96, **reduction),
         )
         self.c4 = nn.Sequential(
-            Residual(convolution(64, 64)),
-            Residual(depthwise_separable(64, 64)),
-            Residual(depthwise_separable(64, 64)),
+            Residual(depthwise_separable(96, 96)),
+            Residual(depthwise_separable(96, 96)),
+            Residual(depthwise_separable(96, 96)),
         )
-        self.output = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, classes))
+        self.output = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(96, classes))
 
     def forward(self, images: Tensor) -> Tensor:
         """float32 images (N, 3, height, width) to logits (N, classes)."""
@@ -64,9 +59,9 @@ class S7Net(nn.Module):
 
 def s7(classes: int = 10) -> S7Net:
     """S7Net with strided convolutions that halve its maps: the default network."""
-    return S7Net(classes)
+    return S7Net(classes, STRIDED)
 
 
 def s7_dilated(classes: int = 10) -> S7Net:
     """S7Net without any stride, the assignment's bonus: its maps shrink by dilated convolutions instead."""
-    return S7Net(classes, reduction=dilated)
+    return S7Net(classes, DILATED)
