@@ -104,6 +104,13 @@ def test_a_separable_convolution_costs_nine_weights_a_channel_and_the_mixing():
     assert weights == 9 * 16 + 16 * 32
 
 
+def test_a_strided_pointwise_is_the_same_function_as_a_strided_depthwise():
+    depthwise, pointwise, *_ = depthwise_separable(4, 8, stride=2)
+    x = torch.randn(2, 4, 9, 8, generator=torch.Generator().manual_seed(0))
+    strided = nn.functional.conv2d(x, depthwise.weight, stride=2, padding=1, groups=4)
+    assert torch.allclose(pointwise(depthwise(x)), nn.functional.conv2d(strided, pointwise.weight), atol=1e-6)
+
+
 def test_a_residual_adds_its_input():
     doubled = Residual(nn.Identity())
     assert torch.equal(doubled(torch.ones(2)), torch.full((2,), 2.0))

@@ -23,13 +23,14 @@ def convolution(channels_in: int, channels_out: int, stride: int = 1, dilation: 
 def depthwise_separable(channels_in: int, channels_out: int, stride: int = 1, dilation: int = 1, padding: bool = True):
     """A 3x3 convolution of each channel alone (depthwise), a 1x1 that mixes them (pointwise), batch norm, ReLU.
 
-    It has 9 * in + in * out weights, where an ordinary 3x3 convolution has 9 * in * out. Stride, dilation and padding are
-    those of the depthwise part, and mean what they mean for `convolution`.
+    It has 9 * in + in * out weights, where an ordinary 3x3 convolution has 9 * in * out. The arguments mean what they
+    mean for `convolution`. It is the pointwise part that strides: the function is the same as if the depthwise part
+    did, but a strided depthwise convolution is 50 times slower to train in bfloat16 on a CPU.
     """
     pad = dilation if padding else 0
     return nn.Sequential(
-        nn.Conv2d(channels_in, channels_in, 3, stride, pad, dilation, groups=channels_in, bias=False),
-        nn.Conv2d(channels_in, channels_out, 1, bias=False),
+        nn.Conv2d(channels_in, channels_in, 3, 1, pad, dilation, groups=channels_in, bias=False),
+        nn.Conv2d(channels_in, channels_out, 1, stride, bias=False),
         nn.BatchNorm2d(channels_out),
         nn.ReLU(inplace=True),
     )
