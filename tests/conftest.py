@@ -1,6 +1,7 @@
 """What several test files share: a small data set and a small network that need no files and no network."""
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from utils.data import ImageData, Split
 from utils.recipes import Recipe
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+if os.environ.get("CIFAR10_DIR"):  # relative to where pytest started; some tests change the folder
+    os.environ["CIFAR10_DIR"] = str(Path(os.environ["CIFAR10_DIR"]).resolve())
 torch.set_num_threads(1)  # the networks here are too small for two
 
 
