@@ -1,5 +1,6 @@
 """The loop, on a small network and data set."""
 
+import re
 from dataclasses import replace
 
 import albumentations as A
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from conftest import tiny_network
 from torch import nn
 
-from utils.engine import Trainer, epoch_batches, fit, recipe_policy, resize
+from utils.engine import Trainer, epoch_batches, fit, recipe_policy, resize, with_usable_sides
 from utils.errors import InputError, TrainingError
 from utils.evaluation import evaluate
 
@@ -51,7 +52,7 @@ def test_what_was_drawn_before_makes_no_difference(tiny, recipe):
     assert torch.equal(weights(first), weights(again))
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "muon"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "muon"])
 def test_a_resumed_run_ends_as_one_that_never_stopped(tiny, recipe, tmp_path, optimizer):
     recipe = replace(recipe, optimizer=optimizer)
     straight, stopped, resumed = (tiny_network() for _ in range(3))
@@ -69,14 +70,14 @@ def stop_in_epoch(number: int):
     """`Trainer.train`, with Ctrl-C at the second step of that epoch."""
     train = Trainer.train
 
-    def interrupted(self, batches, epoch, images):
+    def interrupted(self, batches, epoch, *rest):
         def some():
             for step, batch in enumerate(batches):
                 if epoch == number and step == 1:
                     raise KeyboardInterrupt
                 yield batch
 
-        return train(self, some(), epoch, images)
+        return train(self, some(), epoch, *rest)
 
     return interrupted
 
@@ -176,11 +177,48 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_good_epoch(tin
     assert len((tmp_path / "history.csv").read_text().splitlines()) == 2
 
 
-def test_a_recipe_whose_pictures_are_too_small_is_refused_before_training(tiny, recipe):
-    from utils.models import build_model
+def test_sides_that_the_network_cannot_take_are_raised_to_the_next_that_it_can(tiny, recipe, capsys):
+    unpadded = nn.Sequential(nn.Conv2d(3, 3, 21), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    recipe = replace(recipe, sides=(16, 20, 24, 28, 32))
+    assert with_usable_sides(recipe, unpadded).sides == (24, 24, 24, 28, 32)
+    assert with_usable_sides(recipe, tiny_network()) == recipe
+    fit(unpadded, tiny, replace(recipe, epochs=1))
+    assert "Image sides (24, 24, 24, 28, 32) instead of (16, 20, 24, 28, 32)" in capsys.readouterr().out
 
-    with pytest.raises(InputError, match=r"cannot take an image of \(3, 16, 16\)"):
-        fit(build_model("s7_dilated", classes=3), tiny, replace(recipe, sides=(16, 32)))
+
+def test_a_recipe_whose_pictures_are_all_too_small_is_refused_before_training(tiny, recipe):
+    unpadded = nn.Sequential(nn.Conv2d(3, 3, 21), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with pytest.raises(InputError, match="cannot take images of 20 pixels"):
+        fit(unpadded, tiny, replace(recipe, sides=(16, 20)))
+
+
+def test_the_recipe_s_dropout_replaces_the_network_s(recipe):
+    def rate(dropout):
+        return Trainer(tiny_network(), replace(recipe, dropout=dropout), CPU).model[5].p
+
+    assert [rate(None), rate(0.0), rate(0.4)] == [0.1, 0.0, 0.4]
+
+
+def test_a_line_every_so_many_batches_and_a_report_every_epoch_on_request(network, tiny, recipe, tmp_path):
+    fit(network, tiny, replace(recipe, epochs=2), out=tmp_path, report_every=2, class_report=True)
+    log = (tmp_path / "training.log").read_text()
+    assert re.findall(r"Epoch (\d), Batch (\d): Train Loss: \d\.\d{4}, Train Accuracy: [\d.]+%", log) == [
+        ("1", "2"),
+        ("2", "2"),
+    ]
+    assert log.count("precision    recall  f1-score   support") == 2
+    assert evaluate(network, tiny.test, "fp32").report in log
+
+
+def test_adam_is_adam_at_the_recipe_s_rate(tiny, recipe):
+    recipe = replace(recipe, optimizer="adam", learning_rate=0.01, weight_decay=0, schedule="steps", sides=(32,))
+    ours, theirs = tiny_network().eval(), tiny_network().eval()
+    images, labels = next(iter(epoch_batches(tiny.train, recipe_policy(recipe, tiny), recipe, 0, 1)))
+    Trainer(ours, recipe, CPU).step(images, labels, progress=0.9)
+    optimizer = torch.optim.Adam(theirs.parameters(), lr=0.01)
+    F.cross_entropy(theirs(images), labels).backward()
+    optimizer.step()
+    assert torch.allclose(weights(ours), weights(theirs), atol=1e-6)
 
 
 def test_the_tqdm_line_is_the_one_that_students_know(network, tiny, recipe, capsys):

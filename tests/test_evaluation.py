@@ -5,8 +5,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from utils.engine import fit
 from utils.errors import InputError
 from utils.evaluation import EVALUATION_BATCH, check_fit, evaluate, normalize
+from utils.models import build_model
+from utils.runs import load_model
 
 
 class BrightestChannel(nn.Module):
@@ -96,10 +99,29 @@ def test_another_number_of_classes_is_refused(network, tiny):
         evaluate(network, ten)
 
 
-def test_a_side_that_the_network_cannot_take_is_refused(tiny):
-    unpadded = nn.Sequential(nn.Conv2d(3, 3, 9), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    with pytest.raises(InputError, match=r"cannot take an image of \(3, 8, 8\)"):
-        check_fit(unpadded, tiny.test, sides=(16, 8))
+def test_an_image_that_the_network_cannot_take_is_refused(tiny):
+    unpadded = nn.Sequential(nn.Conv2d(3, 3, 33), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with pytest.raises(InputError, match=r"cannot take an image of \(3, 32, 32\)"):
+        check_fit(unpadded, tiny.test)
+
+
+def test_training_images_are_not_let_through_as_a_test_set(tiny, recipe, tmp_path):
+    network = build_model("s7", classes=3)
+    fit(network, tiny, replace(recipe, epochs=1), out=tmp_path)
+    loaded, _ = load_model(tmp_path / "last.pt")
+    for model in (network, loaded):
+        assert evaluate(model, tiny.train).total == 96  # under its own name it may be asked
+        with pytest.raises(InputError, match="96 of these 96 images are among those that the network has learned from"):
+            evaluate(model, replace(tiny.train, name="test"))
+
+
+def test_fit_refuses_to_test_on_training_images(network, tiny, recipe, tmp_path):
+    images = torch.cat([tiny.test.images, tiny.train.images[:2]])
+    labels = torch.cat([tiny.test.labels, tiny.train.labels[:2]])
+    overlapping = replace(tiny, test=replace(tiny.test, images=images, labels=labels))
+    with pytest.raises(InputError, match="2 of these 39 images"):
+        fit(network, overlapping, recipe, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_network_without_parameters_is_refused(tiny):

@@ -1,6 +1,13 @@
+import io
+import json
+import re
+from contextlib import redirect_stdout
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
+from torchsummary import summary
 
 from utils.audit import check_limits, layer_table
 from utils.errors import InputError
@@ -66,13 +73,50 @@ def test_the_bonus_network_has_no_stride():
     assert all(layer.stride == (1, 1) for layer in kernels(build_model("s7_dilated")))
 
 
-def test_every_network_passes_the_limits():
-    for name in MODELS:
-        assert check_limits(build_model(name)).passed, name
+def test_our_networks_pass_the_limits(network):
+    assert check_limits(network).passed
 
 
-def test_it_answers_images_with_logits(network):
-    assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+# The listings of the five systems, as they published them: rows of torchsummary, or named layers.
+LISTINGS = json.loads((Path(__file__).parent / "listings.json").read_text())
+
+
+def printed_rows(name: str) -> list:
+    """What torchsummary prints of a network: [type, output shape without the batch axis, parameters] a row."""
+    text = io.StringIO()
+    with redirect_stdout(text):
+        summary(build_model(name), (3, 32, 32), device="cpu")
+    rows = re.findall(r"(\w+)-\d+ +\[-1, ([\d, ]+)\] +([\d,]+)", text.getvalue())
+    return [[kind, list(map(int, shape.split(","))), int(count.replace(",", ""))] for kind, shape, count in rows]
+
+
+@pytest.mark.parametrize("name", [name for name in LISTINGS if "summary_rows" in LISTINGS[name]])
+def test_torchsummary_prints_a_system_as_it_was_published(name):
+    assert printed_rows(name) == LISTINGS[name]["summary_rows"]
+
+
+def test_experiment2_has_the_layers_of_its_table():
+    layers = [
+        [name, type(module).__name__, sum(p.numel() for p in module.parameters())]
+        for name, module in build_model("experiment2").named_modules()
+        if not list(module.children())
+    ]
+    assert layers == LISTINGS["experiment2"]["named_layers"]
+
+
+@pytest.mark.parametrize("name", LISTINGS)
+def test_a_system_has_the_parameters_of_its_listing(name):
+    assert sum(p.numel() for p in build_model(name).parameters()) == LISTINGS[name]["total_params"]
+
+
+def test_dropout_is_a_network_s_argument():
+    rates = {m.p for m in build_model("transition", dropout=0.25).modules() if isinstance(m, nn.Dropout)}
+    assert rates == {0.25}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_it_answers_images_with_logits(name):
+    assert build_model(name, classes=7)(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
 
 
 def test_the_same_seed_builds_the_same_weights_whatever_torch_has_drawn():
@@ -90,7 +134,7 @@ def test_building_leaves_the_random_state_alone():
 
 
 def test_an_unknown_network_is_answered_with_those_there_are():
-    with pytest.raises(InputError, match=r"unknown model 's8'; there are: s7, s7_dilated"):
+    with pytest.raises(InputError, match=r"unknown model 's8'; there are: s7, s7_dilated, "):
         build_model("s8")
 
 

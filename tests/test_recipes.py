@@ -11,6 +11,18 @@ def test_the_rate_rises_to_its_peak_and_falls_to_nothing():
     assert [recipe.rate_at(progress) for progress in (0, 0.125, 0.25, 0.625, 1)] == pytest.approx([0, 0.5, 1, 0.5, 0])
 
 
+def test_a_rate_in_steps_drops_after_the_epochs_that_the_recipe_names():
+    recipe = Recipe("example", epochs=10, schedule="steps", drops=(4, 6), drop_factor=0.5)
+    assert [recipe.rate_at(epoch / 10) for epoch in (0, 3.9, 4, 5.9, 6, 9.9)] == [1, 1, 0.5, 0.5, 0.25, 0.25]
+
+
+def test_the_systems_run_as_they_ran_themselves():
+    for name in ("dilated_valid", "strided_separable", "experiment2", "transition", "residual"):
+        recipe = RECIPES[name]
+        assert (recipe.batch_size, recipe.precision, recipe.per_image, recipe.workers) == (64, "fp32", True, 2)
+    assert [RECIPES["dilated_valid"].rate_at(epoch / 25) for epoch in (9.9, 10, 20)] == pytest.approx([1, 0.1, 0.01])
+
+
 def test_sides_share_the_run_in_equal_parts():
     recipe = Recipe("example", epochs=1, sides=(16, 24, 32))
     assert [recipe.side_at(p) for p in (0, 0.33, 0.34, 0.66, 0.67, 0.999, 1)] == [16, 16, 24, 24, 32, 32, 32]
@@ -24,7 +36,7 @@ def test_every_recipe_is_kept_under_its_own_name_and_ends_at_full_size():
 
 def test_a_recipe_survives_a_list_for_its_sides():
     recipe = RECIPES["fast"]
-    assert Recipe(**asdict(recipe) | {"sides": list(recipe.sides)}) == recipe
+    assert Recipe(**asdict(recipe) | {"sides": list(recipe.sides), "drops": []}) == recipe
 
 
 def test_a_recipe_cannot_be_changed_in_place():
@@ -43,7 +55,12 @@ def test_a_recipe_cannot_be_changed_in_place():
         ("warmup", 0.0),
         ("momentum", 1.0),
         ("weight_decay", -1e-4),
-        ("optimizer", "adam"),
+        ("optimizer", "lion"),
+        ("schedule", "cosine"),
+        ("drops", (0,)),
+        ("drop_factor", 0.0),
+        ("dropout", 1.0),
+        ("policy", "none"),
         ("muon_learning_rate", 0.0),
         ("muon_weight_decay", float("nan")),
         ("label_smoothing", 1.0),

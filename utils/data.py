@@ -14,6 +14,7 @@ from pathlib import Path
 
 import platformdirs
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchvision.datasets import CIFAR10
 
@@ -89,6 +90,14 @@ class Split:
     def to(self, device: torch.device | str) -> Split:
         """The same split with images and labels on `device`."""
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+
+
+def fingerprints(images: Tensor) -> Tensor:
+    """A number an image, the same for the same pixels: int64 (N,), on the CPU, of uint8 (N, ...)."""
+    pixels = images.cpu().flatten(1)
+    words = F.pad(pixels, (0, -pixels.size(1) % 8)).view(torch.int64)  # 8 pixels a word
+    odd = torch.randint(-(2**62), 2**62, (words.size(1),), generator=torch.Generator().manual_seed(0)) * 2 + 1
+    return torch.cat([(part * odd).sum(1) for part in words.split(1000)])
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 
@@ -18,14 +19,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from utils.data import ImageData, Split
+from utils.data import ImageData, Split, fingerprints
 from utils.device import autocast, keep_freed_memory, pick_device, pick_precision
-from utils.errors import TrainingError
-from utils.evaluation import check_fit, evaluate
+from utils.errors import InputError, TrainingError
+from utils.evaluation import answer_shape, check_fit, check_unseen, evaluate
 from utils.optim import Muon
 from utils.recipes import Recipe
 from utils.runs import Run
-from utils.transforms import BatchPolicy, assignment_policy, per_image_loader
+from utils.transforms import POLICIES, BatchPolicy, per_image_loader
 
 REFRESH_SECONDS = 0.5  # of the tqdm line: reading a number off a GPU makes it wait
 
@@ -41,6 +42,8 @@ def fit(
     until: float | None = None,
     device: str = "auto",
     policy: A.Compose | None = None,
+    report_every: int = 0,
+    class_report: bool = False,
 ) -> list[dict]:
     """Trains `model` in place on `data.train` and tests it on `data.test` after every epoch.
 
@@ -53,7 +56,9 @@ def fit(
         resume: go on after the last epoch that `out` holds; the end is the same as without the stop, to the bit on CPU.
         until: stop after the first epoch with at least this test accuracy, in percent.
         device: "auto", "cpu", "cuda" or "mps".
-        policy: an Albumentations Compose to use instead of the assignment's.
+        policy: an Albumentations Compose to use instead of the recipe's.
+        report_every: a line of the log after every so many batches of an epoch; 0: none.
+        class_report: scikit-learn's precision, recall and F1 of each class in the log after every epoch.
 
     Returns:
         One record an epoch: epoch (from 1), learning_rate (of its last step), train_loss and train_accuracy (running
@@ -64,20 +69,28 @@ def fit(
         TrainingError: the loss is not finite; the checkpoints of earlier epochs stay.
     """
     started = time.monotonic()
-    check_fit(model, data.test, recipe.sides)
+    check_fit(model, data.test)
+    model.learned_from = fingerprints(data.train.images)
+    check_unseen(model, data.test)
+    asked, recipe = recipe.sides, with_usable_sides(recipe, model)
     trainer = Trainer(model, recipe, pick_device(device))
     data = data.to(trainer.device)
     if policy is None:
         policy = recipe_policy(recipe, data)
     with Run(out, trainer, data, seed, until) as run:
         history = run.resume() if resume else run.start()
+        if recipe.sides != asked:
+            run.log(f"Image sides {recipe.sides} instead of {asked}: the network cannot take the smaller ones")
         before = history[-1]["seconds"] if history else 0.0
         for epoch in range(len(history) + 1, recipe.epochs + 1):
             if until is not None and history and history[-1]["test_accuracy"] >= until:
                 break
-            trained = trainer.train(epoch_batches(data.train, policy, recipe, seed, epoch), epoch, len(data.train))
+            batches = epoch_batches(data.train, policy, recipe, seed, epoch)
+            trained = trainer.train(batches, epoch, len(data.train), report_every, run.log)
             tested = evaluate(model, data.test, precision=trainer.precision)
             run.log(trained.line, show=False)  # tqdm has shown it
+            if class_report:
+                run.log(tested.report)
             run.log(str(tested))
             history.append(
                 {
@@ -95,14 +108,30 @@ def fit(
 
 
 def recipe_policy(recipe: Recipe, data: ImageData) -> A.Compose:
-    """The assignment's policy, with the recipe's probabilities and the data's mean and std."""
-    return assignment_policy(
+    """The recipe's policy, with its probabilities and the data's mean and std."""
+    return POLICIES[recipe.policy](
         data.mean,
         data.std,
         flip=recipe.flip,
         shift_scale_rotate=recipe.shift_scale_rotate,
         coarse_dropout=recipe.coarse_dropout,
     )
+
+
+def with_usable_sides(recipe: Recipe, model: nn.Module) -> Recipe:
+    """The recipe with each image side that the model cannot take raised to the next one of its sides that it can.
+
+    Raises:
+        InputError: the model cannot take the greatest of them.
+    """
+    usable = []
+    for side in sorted(set(recipe.sides)):
+        with suppress(RuntimeError):
+            answer_shape(model, (3, side, side))
+            usable.append(side)
+    if max(recipe.sides) not in usable:
+        raise InputError(f"{type(model).__name__} cannot take images of {max(recipe.sides)} pixels, a recipe's side")
+    return replace(recipe, sides=tuple(min(u for u in usable if u >= side) for side in recipe.sides))
 
 
 def epoch_batches(
@@ -144,12 +173,16 @@ class Trainer:
         if device.type == "cpu":
             keep_freed_memory()
         self.precision = pick_precision(device, recipe.precision)
+        if recipe.dropout is not None:
+            for module in model.modules():
+                if isinstance(module, nn.Dropout):
+                    module.p = recipe.dropout
         self.optimizers = build_optimizers(model, recipe)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
 
     @property
     def learning_rate(self) -> float:
-        """SGD's, of the last step."""
+        """The first optimiser's, of the last step: SGD's, or Adam's."""
         return self.optimizers[0].param_groups[0]["lr"]
 
     def state_dict(self) -> dict:
@@ -162,8 +195,17 @@ class Trainer:
             optimizer.load_state_dict(saved)
         self.scaler.load_state_dict(state["scaler"])
 
-    def train(self, batches: Iterable[tuple[Tensor, Tensor]], epoch: int, images: int) -> TrainedEpoch:
+    def train(
+        self,
+        batches: Iterable[tuple[Tensor, Tensor]],
+        epoch: int,
+        images: int,
+        report_every: int = 0,
+        log: Callable[[str], None] = print,
+    ) -> TrainedEpoch:
         """One pass over the training images: `images` of them, in `batches`, as epoch number `epoch` (from 1).
+
+        After every `report_every` batches, `log` gets a line: means over the epoch so far.
 
         Raises:
             TrainingError: the loss is not finite.
@@ -193,6 +235,12 @@ class Trainer:
                             f"the loss stopped being a number in epoch {epoch}, by step {step}; the checkpoints of "
                             "earlier epochs are kept; try a lower learning rate, or precision='fp32'"
                         )
+                if report_every and (step + 1) % report_every == 0:
+                    bar.clear()
+                    log(
+                        f"Epoch {epoch}, Batch {step + 1}: Train Loss: {loss_sum.item() / seen:.4f}, "
+                        f"Train Accuracy: {100 * hits.item() / seen:.2f}%"
+                    )
         return TrainedEpoch(loss_sum.item() / seen, 100 * hits.item() / seen, line)
 
     def step(self, images: Tensor, labels: Tensor, progress: float) -> tuple[Tensor, Tensor]:
@@ -216,11 +264,13 @@ class Trainer:
 
 
 def build_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """SGD, and Muon if the recipe says so; every parameter in exactly one of them.
+    """What the recipe names; with Muon, SGD for the rest; every parameter in exactly one of them.
 
     Muon is for matrices that mix channels: not for a depthwise kernel, which has one input channel.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
+    if recipe.optimizer == "adam":
+        return [torch.optim.AdamW(parameters, recipe.learning_rate, weight_decay=recipe.weight_decay)]
     by_muon = [p for p in parameters if recipe.optimizer == "muon" and p.ndim == 4 and p.size(1) > 1]
     by_sgd = [p for p in parameters if all(p is not kernel for kernel in by_muon)]
     sgd = torch.optim.SGD(
@@ -228,7 +278,7 @@ def build_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optim
         lr=recipe.learning_rate,
         momentum=recipe.momentum,
         weight_decay=recipe.weight_decay,
-        nesterov=recipe.momentum > 0,
+        nesterov=recipe.nesterov and recipe.momentum > 0,
     )
     if not by_muon:
         return [sgd]

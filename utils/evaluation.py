@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,10 +9,11 @@ import torch.nn.functional as F
 from sklearn.metrics import classification_report, confusion_matrix
 from torch import Tensor, nn
 
-from utils.data import Split
+from utils.data import Split, fingerprints
 from utils.device import autocast, pick_precision
 from utils.errors import InputError
 
+SEEN_ALLOWED = 0.01  # share of a test set: photographs were collected twice here and there, a training set was not
 EVALUATION_BATCH = 500  # images; a divisor of 10,000, small enough to stay in a CPU's cache
 
 
@@ -96,9 +96,11 @@ def evaluate(model: nn.Module, split: Split, precision: str = "auto") -> Evaluat
         precision: "auto" (what the device does well, as in training), "fp32", "bf16" or "fp16".
 
     Raises:
-        InputError: the model's answers are not (N, classes), or not finite.
+        InputError: the model's answers are not (N, classes), or not finite; or the split is called "test" and holds
+            images that the model has learned from.
     """
     check_fit(model, split)
+    check_unseen(model, split)
     device = next(model.parameters()).device
     precision = pick_precision(device, precision)
     was_training = model.training
@@ -127,30 +129,50 @@ def normalize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
     return ((images / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
-@torch.no_grad()
-def check_fit(model: nn.Module, split: Split, sides: Sequence[int] = ()) -> None:
-    """Asks the model about one image of each side, to say early and clearly if it and the data do not fit together.
+def check_unseen(model: nn.Module, split: Split) -> None:
+    """Refuses a test set with training images in it: what is right about those says nothing about new ones.
 
-    Args:
-        sides: of square images, in pixels, besides the split's own.
+    `fit` leaves the fingerprints of the images that it trained on in `model.learned_from`, and checkpoints keep them.
 
     Raises:
-        InputError: the model has no parameters, fails on images of a side, or has another number of classes.
+        InputError: more than 1 % of the images of a split called "test" are among them, pixel for pixel.
+    """
+    learned_from = getattr(model, "learned_from", None)
+    if split.name != "test" or learned_from is None:
+        return
+    seen = int(torch.isin(fingerprints(split.images), learned_from).sum())
+    if seen > SEEN_ALLOWED * len(split):
+        raise InputError(
+            f"{seen:,} of these {len(split):,} images are among those that the network has learned from: they are no "
+            "test set; test on data.test, or give the split its true name"
+        )
+
+
+@torch.no_grad()
+def check_fit(model: nn.Module, split: Split) -> None:
+    """Asks the model about one image, to say early and clearly if it and the data do not fit together.
+
+    Raises:
+        InputError: the model has no parameters, fails on the split's images, or has another number of classes.
     """
     name = type(model).__name__
-    parameter = next(model.parameters(), None)
-    if parameter is None:
+    shape, expected = tuple(split.images.shape[1:]), (1, len(split.classes))
+    if next(model.parameters(), None) is None:
         raise InputError(f"{name} has no parameters: there is nothing to train or to test")
-    expected = (1, len(split.classes))
+    try:
+        answer = answer_shape(model, shape)
+    except (RuntimeError, IndexError, TypeError) as error:
+        raise InputError(f"{name} cannot take an image of {shape}: {str(error).splitlines()[0]}") from error
+    if answer != expected:
+        raise InputError(f"{name} answers with {answer}; {split.dataset} needs {expected}")
+
+
+@torch.no_grad()
+def answer_shape(model: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of the model's answer to one black image (channels, height, width), in evaluation mode."""
     was_training = model.training
     model.eval()
     try:
-        for shape in dict.fromkeys([split.images.shape[1:], *((3, side, side) for side in sides)]):
-            answer = model(torch.zeros(1, *shape, device=parameter.device))
-            if tuple(answer.shape) != expected:
-                raise InputError(f"{name} answers with {tuple(answer.shape)}; {split.dataset} needs {expected}")
-    except (RuntimeError, IndexError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{name} cannot take an image of {tuple(shape)} (try --recipe full_size): {reason}") from error
+        return tuple(model(torch.zeros(1, *shape, device=next(model.parameters()).device)).shape)
     finally:
         model.train(was_training)

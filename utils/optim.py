@@ -44,18 +44,25 @@ class Muon(torch.optim.Optimizer):
 def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
     """Roughly U V' of the singular value decomposition U S V': singular values between about 0.7 and 1.2.
 
+    The iteration x -> (a + b x x' + c (x x')^2) x is done on the small square x x' alone, and the product of all its
+    polynomials meets the matrix once.
+
     Args:
-        matrix: (rows, columns), floating point.
-        steps: Newton-Schulz iterations, in bfloat16, which is as precise as an update needs.
+        matrix: (rows, columns), float32.
+        steps: Newton-Schulz iterations.
 
     Source: the quintic iteration and its coefficients are Muon's (see there).
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrix.bfloat16()
-    x = x / (x.norm() + 1e-7)  # singular values of at most 1
+    x = matrix / (matrix.norm() + 1e-7)  # singular values of at most 1
     tall = x.size(0) > x.size(1)
-    x = x.T if tall else x  # the products are then of the smaller size
+    x = x.T if tall else x
+    gram = x @ x.T
+    product = torch.eye(len(gram), device=x.device)
     for _ in range(steps):
-        gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x.T if tall else x).to(matrix.dtype)
+        polynomial = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+        polynomial.diagonal().add_(a)
+        gram = polynomial @ gram @ polynomial
+        product = polynomial @ product
+    x = product @ x
+    return x.T if tall else x

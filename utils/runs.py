@@ -25,7 +25,7 @@ from utils.models import build_model
 
 FIELDS = ("epoch", "learning_rate", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds")
 PACKAGES = ("torch", "torchvision", "albumentations", "numpy")
-FORMAT = 1  # of a checkpoint; raised when an older one could be misread
+FORMAT = 2  # of a checkpoint; raised when an older one could be misread
 
 
 class Run:
@@ -135,6 +135,7 @@ class Run:
             "std": list(self.data.std),
             "history": history,
             "weights": self.trainer.model.state_dict(),
+            "learned_from": self.trainer.model.learned_from,
         }
         if history[-1]["test_accuracy"] > self.best:
             self.best = history[-1]["test_accuracy"]
@@ -189,6 +190,7 @@ def load_model(path: str | Path) -> tuple[nn.Module, dict]:
         raise InputError(
             f"{path}: its weights do not fit the network {checkpoint['model']!r} of this version"
         ) from error
+    model.learned_from = checkpoint["learned_from"]
     return model.eval(), checkpoint
 
 

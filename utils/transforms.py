@@ -24,7 +24,15 @@ from utils.batched import BatchPolicy
 from utils.data import Split
 from utils.errors import InputError
 
-__all__ = ["BatchPolicy", "PerImage", "assignment_policy", "describe", "per_image_loader"]
+__all__ = [
+    "POLICIES",
+    "BatchPolicy",
+    "PerImage",
+    "affine_policy",
+    "assignment_policy",
+    "describe",
+    "per_image_loader",
+]
 
 DEPRECATION = "ShiftScaleRotate is a special case of Affine transform. Please use Affine transform instead."
 
@@ -54,43 +62,79 @@ def assignment_policy(
     Raises:
         InputError: `mean` or `std` are not three numbers in 0..1, or a probability is not in 0..1.
     """
+    check_probability("shift_scale_rotate", shift_scale_rotate)
+    with warnings.catch_warnings():
+        # The assignment asks for ShiftScaleRotate by name, so the advice to use Affine cannot be taken.
+        warnings.filterwarnings("ignore", re.escape(DEPRECATION), UserWarning)
+        move = A.ShiftScaleRotate(
+            shift_limit=0.0625,
+            scale_limit=0.1,
+            rotate_limit=15,
+            # The default of Albumentations 1.x, for which the assignment was written (2.x: black).
+            # The picture goes on beyond its border: no fill, no edge that tells how it was turned.
+            border_mode=cv2.BORDER_REFLECT_101,
+            p=shift_scale_rotate,
+        )
+    return flip_move_hole(mean, std, flip, move, coarse_dropout)
+
+
+def affine_policy(
+    mean: Iterable[float],
+    std: Iterable[float],
+    *,
+    flip: float = 0.5,
+    shift_scale_rotate: float = 0.5,
+    coarse_dropout: float = 0.5,
+) -> A.Compose:
+    """`assignment_policy` with an Affine of the same ranges in place of ShiftScaleRotate, black beyond the border.
+
+    The policy of system 002, which names the transforms but not their parameters: the black is Albumentations' default.
+    """
+    check_probability("shift_scale_rotate", shift_scale_rotate)
+    move = A.Affine(
+        translate_percent=(-0.0625, 0.0625),
+        scale=(0.9, 1.1),
+        rotate=(-15, 15),
+        p=shift_scale_rotate,
+    )
+    return flip_move_hole(mean, std, flip, move, coarse_dropout)
+
+
+POLICIES = {"assignment": assignment_policy, "affine": affine_policy}  # by the name that a recipe gives
+
+
+def flip_move_hole(
+    mean: Iterable[float], std: Iterable[float], flip: float, move: A.Affine, coarse_dropout: float
+) -> A.Compose:
+    """HorizontalFlip, `move`, one 16x16 hole in the mean colour, Normalize."""
     mean, std = tuple(map(float, mean)), tuple(map(float, std))
     if not (len(mean) == len(std) == 3 and all(0 <= m <= 1 for m in mean) and all(0 < s <= 1 for s in std)):
         raise InputError(
             f"mean and std must be three numbers in 0..1 each, std above 0; got {mean} and {std}: "
             "if they count pixels as 0..255, divide them by 255"
         )
-    probabilities = {"flip": flip, "shift_scale_rotate": shift_scale_rotate, "coarse_dropout": coarse_dropout}
-    for name, p in probabilities.items():
-        if not 0 <= p <= 1:
-            raise InputError(f"{name}={p} is no probability: give a number in 0..1")
+    check_probability("flip", flip)
+    check_probability("coarse_dropout", coarse_dropout)
+    return A.Compose(
+        [
+            A.HorizontalFlip(p=flip),
+            move,
+            A.CoarseDropout(
+                num_holes_range=(1, 1),
+                hole_height_range=(16, 16),
+                hole_width_range=(16, 16),
+                fill=tuple(255 * m for m in mean),  # Normalize comes later: pixels are uint8 here
+                fill_mask=None,
+                p=coarse_dropout,
+            ),
+            A.Normalize(mean=mean, std=std, max_pixel_value=255),
+        ]
+    )
 
-    with warnings.catch_warnings():
-        # The assignment asks for ShiftScaleRotate by name, so the advice to use Affine cannot be taken.
-        warnings.filterwarnings("ignore", re.escape(DEPRECATION), UserWarning)
-        return A.Compose(
-            [
-                A.HorizontalFlip(p=flip),
-                A.ShiftScaleRotate(
-                    shift_limit=0.0625,
-                    scale_limit=0.1,
-                    rotate_limit=15,
-                    # The default of Albumentations 1.x, for which the assignment was written (2.x: black).
-                    # The picture goes on beyond its border: no fill, no edge that tells how it was turned.
-                    border_mode=cv2.BORDER_REFLECT_101,
-                    p=shift_scale_rotate,
-                ),
-                A.CoarseDropout(
-                    num_holes_range=(1, 1),
-                    hole_height_range=(16, 16),
-                    hole_width_range=(16, 16),
-                    fill=tuple(255 * m for m in mean),  # Normalize comes later: pixels are uint8 here
-                    fill_mask=None,
-                    p=coarse_dropout,
-                ),
-                A.Normalize(mean=mean, std=std, max_pixel_value=255),
-            ]
-        )
+
+def check_probability(name: str, p: float) -> None:
+    if not 0 <= p <= 1:
+        raise InputError(f"{name}={p} is no probability: give a number in 0..1")
 
 
 def describe(policy: A.Compose) -> str:

@@ -9,11 +9,21 @@ import torch
 from torch import nn
 
 from utils.errors import InputError, lookup
+from utils.models.dilated_valid import DilatedValid
+from utils.models.experiment2 import Experiment2
+from utils.models.residual import ResidualNet
 from utils.models.s7 import s7, s7_dilated
+from utils.models.strided_separable import StridedSeparable
+from utils.models.transition import Transition
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "s7": s7,
     "s7_dilated": s7_dilated,
+    "dilated_valid": DilatedValid,  # the five systems, 000 to 004
+    "strided_separable": StridedSeparable,
+    "experiment2": Experiment2,
+    "transition": Transition,
+    "residual": ResidualNet,
 }
 
 

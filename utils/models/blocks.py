@@ -36,6 +36,15 @@ def depthwise_separable(channels_in: int, channels_out: int, stride: int = 1, di
     )
 
 
+def conv_relu_norm(channels_in: int, channels_out: int, **arguments) -> list[nn.Module]:
+    """3x3 convolution, ReLU, batch norm, in the order of systems 000, 003 and 004, for an nn.Sequential.
+
+    Args:
+        arguments: of `nn.Conv2d`: bias, stride, padding, dilation, groups.
+    """
+    return [nn.Conv2d(channels_in, channels_out, 3, **arguments), nn.ReLU(), nn.BatchNorm2d(channels_out)]
+
+
 class Residual(nn.Sequential):
     """x + layers(x): the layers learn what to add (K. He et al., arXiv 1512.03385). They must keep the shape."""
 
