@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: help run test lint notebook results badge clean
+.PHONY: help run test lint notebook results systems badge clean
 
 help: ## what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -20,11 +20,15 @@ lint: $(INSTALLED) ## ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-notebook: $(INSTALLED) ## run S7.ipynb and keep the outputs in the notebook itself
-	$(BIN)/python notebooks/run.py notebooks/S7.ipynb --out out --keep
+NOTEBOOK ?= S7
+notebook: $(INSTALLED) ## run S7.ipynb (or NOTEBOOK=compare) and keep the outputs in the notebook itself
+	$(BIN)/python notebooks/run.py notebooks/$(NOTEBOOK).ipynb --out out --keep
 
-results: $(INSTALLED) ## train the default recipe with 5 seeds; CSV and README table (resumable, 25 minutes on two cores)
+results: $(INSTALLED) ## train the default recipe with 5 seeds; CSV and README table (resumable, 35 minutes on two cores)
 	$(BIN)/python benchmarks/seeds.py --seeds 5
+
+systems: $(INSTALLED) ## train the five systems and ours, in full (resumable, hours); CSV and records
+	$(BIN)/python benchmarks/systems.py
 
 badge: $(INSTALLED) ## set the repository's address everywhere: make badge REPO=owner/name
 	$(BIN)/python notebooks/badge.py $(REPO)

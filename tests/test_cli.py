@@ -54,6 +54,14 @@ def test_train_fails_if_the_accuracy_asked_for_is_not_reached(tmp_path):
     assert main(["train", *options, "--until", "100"]) == 1
 
 
+def test_train_writes_the_lines_that_are_asked_for(tmp_path):
+    options = ["--data", "digits", "--recipe", "digits", "--epochs", "1", "--out", str(tmp_path)]
+    assert main(["train", *options, "--report-every", "20", "--class-report"]) == 0
+    log = (tmp_path / "training.log").read_text()
+    assert "Epoch 1, Batch 40: Train Loss:" in log
+    assert "macro avg" in log
+
+
 def test_evaluate_gives_the_accuracy_of_the_last_epoch(run, capsys):
     assert main(["evaluate", str(run / "last.pt"), "--data", "digits"]) == 0
     shown = capsys.readouterr().out

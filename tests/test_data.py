@@ -10,7 +10,7 @@ from PIL import Image
 
 from utils import data, pictures, sources
 from utils.arrays import CIFAR10_CLASSES
-from utils.data import ImageData, Split, channel_statistics, load_cifar10
+from utils.data import ImageData, Split, channel_statistics, fingerprints, load_cifar10
 from utils.download import NoNetwork
 from utils.errors import InputError
 
@@ -291,3 +291,22 @@ def test_the_real_pictures_are_complete_and_decoded_once(monkeypatch):
     monkeypatch.setattr(sources, "_from_batches", None)
     again = load_cifar10(REAL)
     assert torch.equal(again.test.images, real.test.images) and str(again) == str(real)
+
+
+def test_a_subset_is_the_first_images_and_says_so():
+    digits = load_cifar10("digits", verbose=False)
+    few = digits.subset(train=100, test=1000)
+    assert torch.equal(few.train.images, digits.train.images[:100])
+    assert torch.equal(few.test.labels, digits.test.labels)  # there are no 1000
+    assert few.name == "embedded digits, not CIFAR-10, the first 100 and 360 images"
+    assert not few.is_cifar10
+
+
+def test_fingerprints_are_equal_for_equal_pixels_only():
+    images = torch.randint(0, 256, (50, 3, 5, 7), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    images[7] = images[3]
+    images[8] = images[3]
+    images[8, 2, 4, 6] ^= 1  # the last pixel alone
+    found = fingerprints(images)
+    assert found[7] == found[3]
+    assert len(found.unique()) == 49

@@ -61,6 +61,17 @@ def test_curves_draw_the_history():
     assert "tiny colours: made by the tests" in texts(figure)
 
 
+def test_claimed_and_measured_draws_every_line_in_its_network_s_panel():
+    panels = {"004 residual": {"claimed": [50.0, 60.0], "fast, seed 0": [70.0], "fast, seed 1": [71.0]}, "s7": {}}
+    figure = plots.claimed_and_measured(panels, 85, "tiny colours")
+    first, second, *_ = figure.axes
+    assert [line.get_ydata().tolist() for line in first.lines][:3] == [[50, 60], [70], [71]]
+    assert [line.get_linestyle() for line in first.lines][:3] == ["--", "-", "-"]
+    assert first.lines[1].get_color() == first.lines[2].get_color() != first.lines[0].get_color()
+    assert (first.get_title(), second.get_title()) == ("004 residual", "s7")
+    assert "tiny colours" in texts(figure)
+
+
 def test_the_confusion_matrix_shows_every_count(result):
     figure = plots.confusion(result)
     cells = [int(text.get_text()) for text in figure.axes[0].texts]

@@ -12,7 +12,7 @@ from sklearn.datasets import load_sample_images
 
 from utils.data import Split
 from utils.errors import InputError
-from utils.transforms import PerImage, assignment_policy, describe, per_image_loader
+from utils.transforms import PerImage, affine_policy, assignment_policy, describe, per_image_loader
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # CIFAR-10's, as an example
 
@@ -48,6 +48,17 @@ def test_the_transforms_are_the_assignment_s():
     assert type(normalize) is A.Normalize
     assert (normalize.mean, normalize.std, normalize.max_pixel_value) == (MEAN, STD, 255)
     assert normalize.p == 1
+
+
+def test_the_affine_policy_differs_in_its_affine_alone():
+    ours, theirs = affine_policy(MEAN, STD, shift_scale_rotate=0.3), assignment_policy(MEAN, STD)
+    affine = ours.transforms[1]
+    assert type(affine) is A.Affine
+    assert affine.p == 0.3
+    same = ("translate_percent", "scale", "rotate", "shear")
+    assert [getattr(affine, name) for name in same] == [getattr(theirs.transforms[1], name) for name in same]
+    others = [[repr(policy.transforms[i]) for i in (0, 2, 3)] for policy in (ours, theirs)]
+    assert others[0] == others[1]
 
 
 def test_the_hole_has_the_mean_colour_of_the_images(split):

@@ -157,6 +157,15 @@ class ImageData:
         """The same data with images and labels on `device`."""
         return replace(self, train=self.train.to(device), test=self.test.to(device))
 
+    def subset(self, train: int, test: int) -> ImageData:
+        """The first `train` training and `test` test images, or as many as there are, under a name that says so."""
+        dataset = f"{self.name}, the first {min(train, len(self.train)):,} and {min(test, len(self.test)):,} images"
+
+        def first(split: Split, count: int) -> Split:
+            return replace(split, images=split.images[:count], labels=split.labels[:count], dataset=dataset)
+
+        return ImageData(first(self.train, train), first(self.test, test))
+
     def to_dict(self) -> dict[str, str | int]:
         """What a run's record keeps: {"name", "provenance", "train_images", "test_images"}."""
         return {

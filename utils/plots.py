@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from torch import Tensor
 
 from utils.data import Split
@@ -70,7 +71,7 @@ def curves(history: Sequence[dict], title: str, origin: str) -> Figure:
     accuracy.annotate(
         f"last epoch {last['test_accuracy']:.2f} %",
         (last["epoch"], last["test_accuracy"]),
-        xytext=(0, -14),
+        xytext=(0, -20),
         textcoords="offset points",
         ha="right",
     )
@@ -81,6 +82,40 @@ def curves(history: Sequence[dict], title: str, origin: str) -> Figure:
     loss.legend()
     accuracy.legend(loc="lower right")
     return titled(figure, title, origin)
+
+
+def claimed_and_measured(panels: dict[str, dict[str, Sequence[float]]], target: float, origin: str) -> Figure:
+    """Accuracy by epoch: one panel a network, one line a run, all on the same axes.
+
+    Args:
+        panels: by title, then by the line's label, accuracies in percent from epoch 1 on. Labels that start alike up
+            to ", " share a colour; "claimed" is dashed.
+        target: in percent, a thin line across.
+        origin: the data's name and provenance.
+    """
+    columns = 4
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(11, 2.7 * rows + 0.5), dpi=DPI, layout="constrained")
+    axes = figure.subplots(rows, columns, sharey=True, squeeze=False).flat
+    kinds = list(dict.fromkeys(label.split(", ")[0] for lines in panels.values() for label in lines))
+    for axis, (title, lines) in zip(axes, panels.items(), strict=False):
+        for label, accuracies in lines.items():
+            kind = label.split(", ")[0]
+            style = "--" if kind == "claimed" else "-"
+            axis.plot(range(1, len(accuracies) + 1), accuracies, style, color=f"C{kinds.index(kind)}", linewidth=1.2)
+        axis.axhline(target, color="grey", linewidth=0.7)
+        axis.set(title=title, xlabel="epoch", ylim=(35, 90))
+        axis.title.set_fontsize(9)
+        axis.grid(alpha=0.3)
+    for axis in axes:  # those left over
+        axis.axis("off")
+    figure.axes[0].set_ylabel("test accuracy (%)")
+    handles = [
+        Line2D([], [], color=f"C{number}", linestyle="--" if kind == "claimed" else "-")
+        for number, kind in enumerate(kinds)
+    ]
+    figure.legend(handles, kinds, loc="lower right", fontsize=9)
+    return titled(figure, "Test accuracy by epoch, claimed and measured", origin)
 
 
 def confusion(result: Evaluation) -> Figure:

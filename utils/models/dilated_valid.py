@@ -13,7 +13,7 @@ from utils.models.blocks import conv_relu_norm
 
 
 class DilatedValid(nn.Module):
-    """Three blocks of ordinary and dilated convolutions with biases, then the global average.
+    """System 000: ordinary and dilated convolutions without padding, three blocks and the global average.
 
     Args:
         classes: number of logits.

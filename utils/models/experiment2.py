@@ -23,7 +23,7 @@ class SeparableConv(nn.Module):
 
 
 class Experiment2(nn.Module):
-    """Separable, dilated and strided convolutions in turn, twice, and a last one that sees most of the map.
+    """System 002: separable, dilated and strided convolutions in turn, the last one with dilation 5.
 
     Args:
         classes: number of logits.

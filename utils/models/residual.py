@@ -21,7 +21,7 @@ class Parallel(nn.Sequential):
 
 
 class ResidualNet(nn.Module):
-    """Four residual blocks without biases, the first three halving the map; 4x4 average, 1x1 convolution.
+    """System 004: four residual blocks, the first three halving the map; 4x4 average, 1x1 convolution.
 
     Args:
         classes: number of logits.

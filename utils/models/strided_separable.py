@@ -22,7 +22,7 @@ class DepthwiseSeparableConv(nn.Module):
 
 
 class StridedSeparable(nn.Module):
-    """Five convolutions, each with batch norm, ReLU and dropout; global average, 1x1 convolution.
+    """System 001: five convolutions, one of them separable; global average, 1x1 convolution.
 
     Args:
         classes: number of logits.

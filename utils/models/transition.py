@@ -13,7 +13,7 @@ from utils.models.blocks import conv_relu_norm
 
 
 class Transition(nn.Module):
-    """Four blocks, three of them with a transition that halves the map; global average, 1x1 convolution.
+    """System 003: four blocks, three with a transition that halves the map; global average, 1x1 convolution.
 
     Args:
         classes: number of logits.

@@ -1,0 +1,92 @@
+"""Trains the five systems and ours, each under its own recipe and under `fast`, and keeps what came out.
+
+    python benchmarks/systems.py                             # everything: hours on two cores
+    python benchmarks/systems.py --models residual --under own
+
+Three kinds of run:
+- own: the system's recipe to its full length, one seed. For time's sake on the batched policy and in the device's
+  best precision; epochs, batches, rates, dropout and policy are its own.
+- fast: the recipe `fast`, three seeds.
+- as_it_ran: one epoch just as the system ran itself (float32, Albumentations image by image in two loader
+  workers), for the seconds that it takes.
+
+Runs are kept under runs/systems and resumed: after a stop, the same command goes on where it was. Each finished run's
+history.csv and run.json go to benchmarks/results/systems/, where notebooks/compare.ipynb reads them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from utils import RECIPES, ImageData, InputError, Recipe, build_model, evaluate, fit, load_cifar10
+from utils.errors import TrainingError, lookup
+from utils.runs import write
+
+RESULTS = ROOT / "benchmarks" / "results" / "systems"
+SYSTEMS = ("experiment2", "residual", "dilated_valid", "transition", "strided_separable")  # the shortest first
+MODELS = ("s7", *SYSTEMS, "s7_dilated")
+KINDS = ("own", "fast", "as_it_ran")
+SEEDS = {"own": 1, "fast": 3, "as_it_ran": 1}
+
+
+def recipe_for(model_name: str, kind: str) -> Recipe | None:
+    """The recipe of a run, or None: our own networks have no recipe but `fast`."""
+    if kind == "fast":
+        return RECIPES["fast"]
+    if model_name not in SYSTEMS:
+        return None
+    own = RECIPES[model_name]
+    return replace(own, epochs=1) if kind == "as_it_ran" else replace(own, precision="auto", per_image=False)
+
+
+def run(model_name: str, kind: str, recipe: Recipe, seed: int, data: ImageData, runs: Path) -> None:
+    """Trains one network, unless its result is there already, and puts its history and record into the results."""
+    name = f"{model_name}-{kind}-seed{seed}"
+    if (RESULTS / f"{name}.json").exists():
+        return
+    print(f"== {name}", flush=True)
+    model = build_model(model_name, seed=seed)
+    fit(model, data, recipe, seed=seed, out=runs / name, resume=True)
+    record = json.loads((runs / name / "run.json").read_text(encoding="utf-8"))
+    # What system 000 took for its test accuracy. The weights are the last epoch's, after a resumed run as well.
+    record["accuracy_on_training_images"] = evaluate(model, data.train).accuracy
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    write(RESULTS / f"{name}.csv", (runs / name / "history.csv").read_bytes())
+    write(RESULTS / f"{name}.json", (json.dumps(record, indent=2) + "\n").encode())
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=MODELS, metavar="NAME", help=", ".join(MODELS))
+    parser.add_argument("--under", nargs="+", default=KINDS, metavar="KIND", help=", ".join(KINDS))
+    parser.add_argument("--data", default="auto")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "systems", help="where the runs are kept")
+    parsed = parser.parse_args(arguments)
+    try:
+        for name in parsed.models:
+            lookup(dict.fromkeys(MODELS), name, "model")
+        for kind in parsed.under:
+            lookup(dict.fromkeys(KINDS), kind, "kind of run")
+        data = load_cifar10(parsed.data)
+        for kind in parsed.under:
+            for name in parsed.models:
+                recipe = recipe_for(name, kind)
+                for seed in range(SEEDS[kind] if recipe else 0):
+                    run(name, kind, recipe, seed, data, parsed.runs)
+    except (InputError, TrainingError) as error:
+        print(f"systems.py: {error}", file=sys.stderr)
+        return 2 if isinstance(error, InputError) else 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
