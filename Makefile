@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: help run test lint notebook results systems badge clean
+.PHONY: help run test lint notebook results systems drawings badge clean
 
 help: ## what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -29,6 +29,11 @@ results: $(INSTALLED) ## train the default recipe with 5 seeds; CSV and README t
 
 systems: $(INSTALLED) ## train the five systems and ours, in full (resumable, hours); CSV and records
 	$(BIN)/python benchmarks/systems.py
+
+drawings: $(INSTALLED) ## draw every network into images/ (needs Graphviz's program dot)
+	for model in $$($(BIN)/python -c 'from utils import MODELS; print(*MODELS)'); do \
+		$(BIN)/python -m utils draw $$model --out images/$$model.svg || exit; \
+	done
 
 badge: $(INSTALLED) ## set the repository's address everywhere: make badge REPO=owner/name
 	$(BIN)/python notebooks/badge.py $(REPO)
