@@ -1,90 +1,267 @@
-"""The limits, on networks small enough to work out by hand."""
+"""The report of an audit: its rows for the five systems and ours, its forms, broken networks, nothing left behind."""
 
+import copy
+import json
+import threading
+
+import pytest
 import torch
 from torch import nn
+from trap_networks import FIELDS, Net, Restless, chain, conv, state
 
-from utils.audit import check_limits, layer_table
+import utils
+from utils.audit import MAX_PARAMETERS, MIN_RECEPTIVE_FIELD, Report, audit
+from utils.errors import InputError
 from utils.models import build_model
+from utils.recipes import RECIPES
+
+IDS = [
+    "structure",
+    "max_pooling",
+    "bonus",
+    "rf",
+    "depthwise",
+    "dilated",
+    "gap",
+    "params",
+    "augment",
+    "data",
+    "accuracy",
+]
+YES, NO = True, False
 
 
-def head(channels: int) -> list[nn.Module]:
-    return [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10)]
+@pytest.fixture(scope="module")
+def s7() -> Report:
+    return audit(build_model("s7"), RECIPES["fast"])
 
 
-def verdicts(model: nn.Module) -> dict[str, bool]:
-    return {limit.id: limit.passed for limit in check_limits(model)}
+@pytest.mark.parametrize(
+    ("name", "structure", "bonus", "rf", "depthwise", "params"),
+    [
+        ("dilated_valid", NO, YES, NO, NO, 178_506),  # five dilated convolutions shrink the map: five blocks
+        ("strided_separable", YES, NO, NO, YES, 197_922),
+        ("experiment2", NO, NO, YES, YES, 86_954),  # two strides: three blocks
+        ("transition", YES, NO, YES, YES, 180_298),
+        ("residual", YES, NO, YES, NO, 197_472),
+        ("s7", YES, NO, YES, YES, 172_026),
+        ("s7_dilated", YES, YES, YES, YES, 172_026),
+    ],
+)
+def test_all_rows_of_the_five_systems_and_ours(name, structure, bonus, rf, depthwise, params):
+    report = audit(build_model(name))
+    verdicts = [row.passed for row in report.requirements]
+    assert verdicts == [structure, YES, bonus, rf, depthwise, YES, YES, YES, None, None, None]
+    assert report.parameters == report.trainable_parameters == params
+    assert report.passed is (structure and rf and depthwise)
 
 
-def test_fields_of_plain_strided_and_dilated_convolutions():
-    # 1 + 2 = 3; strided: 3 + 2 = 5; then every step is two pixels, dilation 2: 5 + 2*2*2 = 13 (Araujo et al. 2019)
-    model = nn.Sequential(
-        nn.Conv2d(3, 4, 3, padding=1),
-        nn.Conv2d(4, 4, 3, stride=2, padding=1),
-        nn.Conv2d(4, 4, 3, dilation=2, padding=2),
-        *head(4),
-    )
-    assert [layer.receptive_field for layer in layer_table(model)] == [3, 5, 13, None]
+@pytest.mark.parametrize(
+    ("name", "row", "where"),
+    [
+        ("dilated_valid", "dilated", ("c1.3", "c1.6", "c2.3", "c2.6", "c3.0")),
+        ("strided_separable", "depthwise", ("c1.0.depthwise",)),
+        ("experiment2", "structure", ("conv2", "conv3")),
+        ("transition", "depthwise", ("c3.0",)),  # its text says block 2
+        ("residual", "depthwise", ()),
+        ("residual", "gap", ("output.0",)),
+    ],
+)
+def test_rows_name_the_layers_that_show_it(name, row, where):
+    assert audit(build_model(name))[row].where == where
 
 
-def test_a_branch_counts_with_its_longest_path():
-    class Branch(nn.Module):
-        def __init__(self):
+def test_what_only_looks_depthwise_is_said_of_the_systems():
+    assert audit(build_model("dilated_valid"))["depthwise"].measured == "none; grouped, not depthwise: c2.0"
+    lonely = "none; depthwise without a pointwise after it: c2.0.3"
+    assert audit(build_model("residual"))["depthwise"].measured == lonely
+
+
+def test_where_lists_every_layer_once_and_the_table_shortens_it():
+    report = audit(chain(*[conv(dilation=2) for _ in range(6)]))
+    assert report["dilated"].where == ("0", "1", "2", "3", "4", "5")
+    assert report.to_dict()["requirements"][5]["where"] == ["0", "1", "2", "3", "4", "5"]
+    assert "0, 1, 2, 3 and 2 more" in str(report)
+    shared = conv(dilation=2)
+    assert audit(chain(shared, shared))["dilated"].where == ("0",)
+
+
+def test_the_report_as_a_dictionary_is_json(s7):
+    found = json.loads(json.dumps(s7.to_dict()))
+    assert list(found) == [
+        "model",
+        "passed",
+        "parameters",
+        "trainable_parameters",
+        "receptive_field",
+        "receptive_field_method",
+        "requirements",
+        "layers",
+    ]
+    assert (found["model"], found["passed"], found["parameters"]) == ("s7", True, 172_026)
+    assert found["receptive_field"] == [99, 99]
+    assert [row["id"] for row in found["requirements"]] == IDS
+    assert all(list(row) == ["id", "demanded", "measured", "passed", "where"] for row in found["requirements"])
+    assert found["layers"][0] == {
+        "name": "c1.0.0",
+        "kind": "conv 3x3",
+        "output": [16, 32, 32],
+        "field": [3, 3],
+        "jump": [1, 1],
+    }
+
+
+def test_the_report_prints_as_a_table(s7):
+    lines = str(s7).splitlines()
+    assert lines[0] == "s7: passed"
+    assert [line.split()[0] for line in lines[2:-1]] == IDS
+    assert lines[-1] == "receptive field: layer algebra and gradient footprint agree"
+    assert "no (optional)" in lines[2 + IDS.index("bonus")]
+    assert lines[2 + IDS.index("accuracy")].split()[-1] == "-"
+    assert str(audit(chain(conv()))).startswith("Sequential: FAILED")
+
+
+def test_the_report_renders_as_html_without_letting_names_be_markup():
+    network = chain(conv())
+    network.built_as = ("<script>", {})
+    page = audit(network)._repr_html_()
+    assert "&lt;script&gt;: FAILED" in page
+    assert page.count("<tr>") == 1 + len(IDS)
+
+
+def test_the_layer_table_renders_too(s7):
+    assert s7.layers._repr_html_().count("<tr>") == 1 + len(s7.layers)
+    assert str(s7.layers).splitlines()[1].split() == ["c1.0.0", "conv", "3x3", "16x32x32", "3x3", "1x1"]
+
+
+def test_it_is_there_under_its_names():
+    assert utils.audit is audit
+    assert utils.Report is Report
+    assert (MAX_PARAMETERS, MIN_RECEPTIVE_FIELD) == (200_000, 44)
+
+
+# The model before and after
+
+
+@pytest.mark.parametrize("make", [Restless, lambda: build_model("s7"), lambda: copy.deepcopy(FIELDS["weight norm"][0])])
+def test_the_model_is_the_same_to_the_bit_afterwards(make):
+    model = make().train()
+    model(torch.ones(2, 3, 32, 32)).sum().backward()
+    model.eval() if isinstance(model, nn.Sequential) else model.train()
+    before = state(model)
+    audit(model)
+    assert state(model) == before
+
+
+def test_a_network_that_fails_leaves_nothing_behind_either():
+    model = Restless()
+    model.b = nn.Linear(5, 5)
+    before = state(model)
+    assert audit(model).requirements[0].passed is False
+    assert state(model) == before
+
+
+def test_the_audit_works_where_gradients_are_off():
+    with torch.inference_mode():
+        report = audit(chain(conv()))
+    assert report.receptive_field_method == "layer algebra and gradient footprint agree"
+
+
+def test_weights_of_every_precision_are_audited():
+    assert audit(chain(conv()).half()).receptive_field == audit(chain(conv()).double()).receptive_field == (3, 3)
+
+
+# Networks that are broken
+
+
+def endless(self, x):
+    return endless(self, x)
+
+
+def needs_more(self, x, y):
+    return x + y
+
+
+def gives_up(self, x):
+    raise KeyError("no\nsuch thing")
+
+
+BROKEN = {
+    "another number of channels": (chain(nn.Conv2d(1, 3, 3)), "expected input[1, 3, 32, 32] to have 1 channels"),
+    "a linear layer of another size": (nn.Sequential(nn.Flatten(), nn.Linear(5, 5)), "shapes cannot be multiplied"),
+    "a forward that needs more": (Net(needs_more), "TypeError: needs_more() missing 1 required positional argument"),
+    "an error of its own": (Net(gives_up), "KeyError: 'no\\nsuch thing'"),
+    "no end": (Net(endless), "RecursionError"),
+    "no forward": (nn.Module(), "NotImplementedError"),
+    "no copy": (Net(lambda s, x: x, lock=threading.Lock()), "it cannot be copied, TypeError"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_network_that_does_not_run_gets_a_row(name):
+    model, says = BROKEN[name]
+    report = audit(model)
+    row = report.requirements[0]
+    assert (row.id, row.passed, report.passed) == ("forward", False, False)
+    assert row.measured.startswith("float32 (1, 3, 32, 32): ")
+    assert says in row.measured
+    assert len(row.measured.splitlines()) == 1
+    assert [r.id for r in report.requirements[1:]] == IDS
+    assert {r.passed for r in report.requirements[1:8]} == {None}
+    assert report["params"].passed is True
+    assert report.receptive_field is None
+    assert "cannot be judged: the network does not run" in str(report)
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        (FIELDS["weights that are not numbers"][0], "NaN or infinite weights: 0.weight, 0.bias"),
+        (Net(lambda s, x: s.a(x) / 0, a=conv()), "NaN or infinite answers"),
+        (Net(lambda s, x: x, fc=None), "the answer is no tensor but NoneType"),
+    ],
+)
+def test_answers_that_are_no_numbers_are_said(model, says):
+    if says.endswith("NoneType"):
+        model.forward = lambda x: None
+    report = audit(model)
+    assert report["forward"].passed is False
+    assert report["forward"].measured.startswith(says)
+    assert not report.passed
+
+
+def test_what_runs_with_bad_weights_is_still_measured():
+    assert audit(FIELDS["weights that are not numbers"][0]).receptive_field == (5, 5)
+
+
+def test_a_network_that_answers_with_a_dictionary_or_a_tuple_is_followed():
+    class Several(nn.Module):
+        def __init__(self, kind):
             super().__init__()
-            self.short, self.long = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 7, padding=3)
-            self.after, self.head = nn.Conv2d(3, 3, 3, padding=1), nn.Sequential(*head(3))
+            self.a, self.kind = conv(), kind
 
         def forward(self, x):
-            return self.head(self.after(self.short(x) + self.long(x)))
+            y = self.a(x).mean((2, 3))
+            return {"logits": y} if self.kind is dict else (y, 1)
 
-    assert [layer.receptive_field for layer in layer_table(Branch())] == [1, 7, 9, None]
-
-
-def test_a_field_wider_than_the_first_probe_is_measured_whole():
-    model = nn.Sequential(*[nn.Conv2d(3, 3, 3, padding=16, dilation=16) for _ in range(4)], *head(3))
-    assert layer_table(model)[3].receptive_field == 129
+    assert audit(Several(dict)).receptive_field == audit(Several(tuple)).receptive_field == (3, 3)
 
 
-def test_negative_weights_do_not_hide_a_part_of_the_field():
-    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), *head(4))
-    with torch.no_grad():
-        model[0].weight.fill_(-1)
-    assert layer_table(model)[0].receptive_field == 3
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((nn.Linear,), r"got <class .*Linear'>; make one: Linear\(\)"),
+        (("s7",), "audit needs a network, a torch.nn.Module, got 's7'"),
+        ((chain(conv()), None, None, (32, 32)), r"input_shape must be channels, height, width, got \(32, 32\)"),
+        ((chain(conv()), None, None, (3, 32, 0)), "input_shape must be channels, height, width"),
+    ],
+)
+def test_arguments_that_cannot_be_used_are_refused(arguments, says):
+    with pytest.raises(InputError, match=says):
+        audit(*arguments)
 
 
-def test_the_network_is_left_as_it_was():
-    model = build_model("s7").train()
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    check_limits(model)
-    assert model.training
-    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
-    assert not any(module._forward_hooks for module in model.modules())
-
-
-def test_max_pooling_is_found():
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), *head(4))
-    assert not verdicts(model)["max_pooling"]
-
-
-def test_depthwise_without_a_pointwise_after_it_is_not_separable():
-    lonely = nn.Sequential(nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 3, groups=6), nn.Conv2d(6, 6, 3), *head(6))
-    proper = nn.Sequential(nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 3, groups=6), nn.Conv2d(6, 6, 1), *head(6))
-    assert not verdicts(lonely)["depthwise"]
-    assert verdicts(proper)["depthwise"]
-
-
-def test_the_demands_are_strict():
-    just = nn.Sequential(nn.Conv2d(3, 1, 22, padding=11), nn.Conv2d(1, 1, 23, padding=11), *head(1))
-    assert [limit.measured for limit in check_limits(just) if limit.id == "rf"] == ["44"]
-    assert not verdicts(just)["rf"]
-
-
-def test_blocks_are_the_sizes_of_the_map():
-    three = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 4, 3, 2, 1), *head(4))
-    assert not verdicts(three)["structure"]
-    assert verdicts(build_model("s7"))["structure"]
-
-
-def test_the_table_names_what_failed():
-    text = str(check_limits(nn.Sequential(nn.Conv2d(3, 4, 3), *head(4))))
-    assert "rf           more than 44" in text
-    assert "FAILED" in text
+def test_another_image_size_is_taken():
+    report = audit(chain(conv(stride=2), conv()), input_shape=(3, 64, 48))
+    assert report.layers[0].output == (3, 32, 24)
+    assert report.receptive_field_with_average == (5 + 31 * 2 + 2, 5 + 23 * 2 + 2)

@@ -130,7 +130,7 @@ def test_a_figure_that_cannot_be_written_is_refused(run, tmp_path, capsys):
     assert "cannot be written" in refused([*arguments, str(tmp_path / "out.doc")], capsys)
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "summary", "models", "recipes"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "audit", "summary", "models", "recipes"])
 def test_every_command_has_help_with_an_example(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])
@@ -153,3 +153,150 @@ def test_the_package_runs_as_a_module(tmp_path):
     done = subprocess.run([sys.executable, "-m", "utils", "models"], capture_output=True, text=True)
     assert done.returncode == 0
     assert "s7_dilated" in done.stdout
+
+
+NETWORK = """
+import torch
+from torch import nn
+from beside import KERNEL
+
+print("a word of its own")
+
+class Net(nn.Sequential):
+    def __init__(self, width=4, dilation=1):
+        super().__init__(
+            nn.Conv2d(3, width, KERNEL, dilation=dilation),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(width, 10),
+        )
+        print("another")
+
+def build():
+    return Net(5)
+
+ready = Net(6)
+number = 7
+
+class Fails(nn.Module):
+    def forward(self, x):
+        raise ZeroDivisionError("so it goes")
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    (tmp_path / "beside.py").write_text("KERNEL = 3")
+    path = tmp_path / "mine.py"
+    path.write_text(NETWORK)
+    return path
+
+
+def test_audit_passes_our_network_and_judges_its_augmentation(capsys):
+    assert main(["audit", "s7"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("s7: passed\n")
+    assert "all three as demanded (recipe fast)" in shown
+    assert "c1.0.0    conv 3x3                16x32x32  3x3      1x1" in shown
+
+
+def test_audit_fails_what_fails_and_takes_another_recipe(capsys):
+    assert main(["audit", "residual"]) == 1
+    shown = capsys.readouterr().out
+    assert "depthwise without a pointwise after it: c2.0.3" in shown
+    assert "all three as demanded (recipe residual)" in shown
+    assert main(["audit", "s7", "--recipe", "digits"]) == 1
+    assert "HorizontalFlip with p=0 is never applied" in capsys.readouterr().out
+
+
+def test_audit_prints_json(capsys):
+    assert main(["audit", "s7_dilated", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["model"], found["passed"], found["receptive_field"]) == ("s7_dilated", True, [45, 45])
+    assert found["requirements"][3] == {
+        "id": "rf",
+        "demanded": "more than 44",
+        "measured": "45x45 before the global average, 52x52 with it",
+        "passed": True,
+        "where": ["c4.2"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "width"),
+    [("Net", [], 4), ("Net", ["--args", '{"width": 32, "dilation": 2}'], 32), ("build", [], 5), ("ready", [], 6)],
+)
+def test_audit_runs_a_class_of_a_user_s_file(file, capsys, name, arguments, width):
+    path = list(sys.path)
+    assert main(["audit", f"{file}:{name}", "--json", *arguments]) == 1
+    shown = capsys.readouterr()
+    found = json.loads(shown.out)  # what the file prints is not in it
+    assert found["parameters"] == width * 28 + width * 10 + 10
+    assert found["receptive_field"] == ([5, 5] if "--args" in arguments else [3, 3])
+    assert found["requirements"][8]["passed"] is None
+    assert f"this runs {file}, your own file" in shown.err.splitlines()[0]
+    assert sys.path == path
+
+
+def test_audit_takes_another_size_of_image(file, capsys):
+    assert main(["audit", f"{file}:Net", "--json", "--shape", "3x64x48"]) == 1
+    assert json.loads(capsys.readouterr().out)["layers"][0]["output"] == [4, 62, 46]
+
+
+def test_audit_reports_a_network_that_does_not_run(file, capsys):
+    assert main(["audit", f"{file}:Fails"]) == 1
+    assert "ZeroDivisionError: so it goes" in capsys.readouterr().out
+
+
+def test_audit_of_a_checkpoint_knows_its_recipe_and_its_run(run, capsys):
+    assert main(["audit", str(run / "best.pt")]) == 1
+    shown = capsys.readouterr().out
+    assert "360 test images of embedded digits, not CIFAR-10" in shown
+    assert "HorizontalFlip with p=0 is never applied" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["s8"], "unknown model 's8'; there are: s7"),
+        (["s7", "--recipe", "slow"], "unknown recipe 'slow'"),
+        (["s7", "--args", "{width: 3}"], "not JSON"),
+        (["s7", "--args", "3"], "not a JSON object"),
+        (["s7", "--args", '{"depth": 3}'], "takes no argument 'depth'"),
+        (["s7", "--args", '{"classes": "x"}'], "s7 cannot be made with {'classes': 'x'}"),
+        (["s7", "--shape", "3x32"], "invalid shape value: '3x32'"),
+        (["s7", "--shape", "3x32x0"], "input_shape must be channels, height, width"),
+        (["no.py:Net"], "no.py: no such file"),
+        (["no.py"], "name the class too, as in no.py:Net"),
+        (["no.pt"], "no.pt: no such checkpoint"),
+    ],
+)
+def test_what_audit_cannot_use_is_answered_in_one_line(arguments, says, capsys):
+    assert says in refused(["audit", *arguments], capsys)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("class Net(", "cannot be run: SyntaxError: '(' was never closed (line 1)"),
+        ("import sys\n\nsys.exit(3)", "cannot be run: SystemExit: 3 (line 3)"),
+        ("import no_such_module", "cannot be run: ModuleNotFoundError: No module named 'no_such_module' (line 1)"),
+        ("from torch import nn\nclass Other(nn.Module): pass", "no Net in it; there are: Other"),
+        ("Net = 3", "Net cannot be made with {}: TypeError: 'int' object is not callable"),
+        ("def Net(): return 3", "Net is no torch.nn.Module but int"),
+        ("def Net(width): return 3", "Net cannot be made with {}: TypeError: Net() missing 1 required positional"),
+        ("def Net():\n    raise KeyError('x')", "Net cannot be made with {}: KeyError: 'x' (line 2)"),
+    ],
+)
+def test_a_file_that_audit_cannot_use_is_answered_in_one_line(text, says, tmp_path, capsys):
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    assert main(["audit", f"{path}:Net"]) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == f"python -m utils: this runs {path}, your own file"
+    assert second.startswith(f"python -m utils: {path}")
+    assert says in second
+
+
+def test_a_checkpoint_takes_no_arguments(run, capsys):
+    assert "leave --args away" in refused(["audit", str(run / "best.pt"), "--args", '{"classes": 3}'], capsys)

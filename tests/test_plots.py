@@ -65,11 +65,34 @@ def test_claimed_and_measured_draws_every_line_in_its_network_s_panel():
     panels = {"004 residual": {"claimed": [50.0, 60.0], "fast, seed 0": [70.0], "fast, seed 1": [71.0]}, "s7": {}}
     figure = plots.claimed_and_measured(panels, 85, "tiny colours")
     first, second, *_ = figure.axes
-    assert [line.get_ydata().tolist() for line in first.lines][:3] == [[50, 60], [70], [71]]
+    assert [line.get_ydata().tolist() for line in first.lines[:3]] == [[50, 60], [70], [71]]
     assert [line.get_linestyle() for line in first.lines][:3] == ["--", "-", "-"]
     assert first.lines[1].get_color() == first.lines[2].get_color() != first.lines[0].get_color()
     assert (first.get_title(), second.get_title()) == ("004 residual", "s7")
     assert "tiny colours" in texts(figure)
+
+
+def test_accuracy_is_drawn_against_seconds_a_colour_a_run():
+    def history(*pairs):
+        return [{"seconds": s, "test_accuracy": a} for s, a in pairs]
+
+    runs = {"s7:fast": [history((10, 60), (20, 85)), history((11, 86))], "old:own": [history((99, 70))]}
+    figure = plots.accuracy_by_seconds(runs, 85, "tiny colours")
+    curves = figure.axes[0].lines[:6:2]  # a dot after each
+    assert [list(line.get_xdata()) for line in curves] == [[10, 20], [11], [99]]
+    assert [list(line.get_ydata()) for line in curves] == [[60, 85], [86], [70]]
+    assert curves[0].get_color() == curves[1].get_color() != curves[2].get_color()
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["s7:fast", "old:own"]
+    assert "tiny colours" in texts(figure)
+
+
+def test_a_stacked_bar_has_its_parts_end_to_end():
+    axis = plots.stacked_bar({"forward": 30.0, "backward": 90.0}, "A step", "us an image").axes[0]
+    assert [(bar.get_x(), bar.get_width()) for bar in axis.patches] == [(0, 30), (30, 90)]
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == [
+        "forward 30.0 (25 %)",
+        "backward 90.0 (75 %)",
+    ]
 
 
 def test_the_confusion_matrix_shows_every_count(result):

@@ -78,6 +78,13 @@ def test_an_accuracy_counts_as_reached_within_half_a_point(accuracy, holds):
     assert found(check_claims(records), "004", "test accuracy") == [(f"{accuracy:.2f} % after 35 epochs", holds)]
 
 
+def test_an_accuracy_without_a_full_run_is_not_judged():
+    rows = check_claims({name: record(name) for name in NUMBERS if name != "residual"})
+    assert found(rows, "004", "test accuracy") == [("no full run yet", None)]
+    assert [row.word for row in rows if (row.system, row.about) == ("004", "test accuracy")] == ["not judged"]
+    assert found(rows, "004", "parameters") == [("197,472", True)]
+
+
 def test_a_verdict_follows_the_network(monkeypatch):
     def shallow(name):
         model = build_model(name)

@@ -6,7 +6,7 @@ import os
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 from utils import plots
-from utils.audit import check_limits, layer_table
+from utils.audit import Report, audit
 from utils.data import ImageData, Split, load_cifar10
 from utils.engine import fit
 from utils.errors import InputError, TrainingError
@@ -21,13 +21,13 @@ __all__ = [
     "ImageData",
     "InputError",
     "Recipe",
+    "Report",
     "Split",
     "TrainingError",
-    "check_limits",
+    "audit",
     "build_model",
     "evaluate",
     "fit",
-    "layer_table",
     "load_cifar10",
     "plots",
 ]

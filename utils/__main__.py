@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
 import sys
 from dataclasses import asdict, fields, replace
 
@@ -10,7 +12,10 @@ import torch
 from torchsummary import summary as print_summary
 
 from utils import plots
+from utils.audit import audit
+from utils.auditing.given import given_network
 from utils.data import load_cifar10
+from utils.drawing import save as save_drawing
 from utils.engine import fit
 from utils.errors import InputError, TrainingError, lookup
 from utils.evaluation import evaluate
@@ -50,6 +55,8 @@ def train_command(arguments: argparse.Namespace) -> int:
         resume=arguments.resume,
         until=arguments.until,
         device=arguments.device,
+        report_every=arguments.report_every,
+        class_report=arguments.class_report,
     )
     last = history[-1]
     print(
@@ -92,8 +99,23 @@ def predict_command(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def audit_command(arguments: argparse.Namespace) -> int:
+    with contextlib.redirect_stdout(sys.stderr):  # what the user's own file prints is no part of the report
+        given = given_network(arguments.network, arguments.args, arguments.recipe)
+        report = audit(given.model, given.recipe, run=given.run, input_shape=arguments.shape)
+    print(json.dumps(report.to_dict(), indent=2) if arguments.json else f"{report}\n\n{report.layers}")
+    return 0 if report.passed else 1
+
+
 def summary_command(arguments: argparse.Namespace) -> int:
     print_summary(build_model(arguments.model), (3, 32, 32), device="cpu")
+    return 0
+
+
+def draw_command(arguments: argparse.Namespace) -> int:
+    out = arguments.out or f"{arguments.model}.svg"
+    save_drawing(build_model(arguments.model), out)
+    print(f"{out} was written")
     return 0
 
 
@@ -147,6 +169,8 @@ def parser() -> OneLineParser:
     )
     train.add_argument("--resume", action="store_true", help="go on with the run in --out")
     train.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
+    train.add_argument("--report-every", type=natural, default=0, metavar="N", help="a line of the log every N batches")
+    train.add_argument("--class-report", action="store_true", help="precision and recall by class after each epoch")
 
     test = add("evaluate", evaluate_command, "Test a trained network.", "evaluate runs/s7/best.pt")
     test.add_argument("checkpoint", help="last.pt or best.pt of a run")
@@ -162,8 +186,25 @@ def parser() -> OneLineParser:
     show.add_argument("pictures", nargs="+", metavar="picture", help="any picture file; its middle square is used")
     show.add_argument("--figure", metavar="FILE", help="draw pictures and answers into this file")
 
+    judge = add(
+        "audit",
+        audit_command,
+        "Say which of the assignment's requirements a network meets; exit 1 if one is not met.",
+        """audit path/to/file.py:Net --args '{"width": 32}' --json""",
+    )
+    judge.add_argument("network", help="a name (see `python -m utils models`), a checkpoint, or FILE.py:CLASS")
+    judge.add_argument("--args", default="{}", metavar="JSON", help="arguments of the network's constructor")
+    judge.add_argument("--recipe", help="to judge the augmentation of (default: the network's own, or fast)")
+    judge.add_argument("--shape", type=shape, default=(3, 32, 32), help="of an image (default: 3x32x32)")
+    judge.add_argument("--json", action="store_true", help="print the report as JSON")
+
     summarize = add("summary", summary_command, "Print torchsummary's table of a network.", "summary s7")
     summarize.add_argument("model", help="see `python -m utils models`")
+    picture = add(
+        "draw", draw_command, "Draw a network as SVG; needs Graphviz's program dot.", "draw s7 --out images/s7.svg"
+    )
+    picture.add_argument("model", help="see `python -m utils models`")
+    picture.add_argument("--out", metavar="FILE", help="ends in .svg; folders are made as needed (default: MODEL.svg)")
     add("models", models_command, "List the networks.", "models")
     add("recipes", recipes_command, "List the recipes with every hyper-parameter.", "recipes")
     return top
@@ -174,6 +215,12 @@ def natural(text: str) -> int:
     if int(text) < 0:
         raise ValueError
     return int(text)
+
+
+def shape(text: str) -> tuple[int, int, int]:
+    """Channels, height and width, as in 3x32x32."""
+    channels, height, width = (natural(part) for part in text.split("x"))
+    return channels, height, width
 
 
 if __name__ == "__main__":

@@ -1,182 +1,222 @@
-"""The assignment's limits, measured on a network: the notebook's "Does the network keep to the limits?".
+"""What the assignment demands, measured on any torch.nn.Module: `audit(model)`. The notebooks' "limits checked".
 
-Layers are found by running the network once, so any order and any `forward` will do, as long as the layers are
-modules. The receptive field is read off the gradients of the network itself, not off a formula.
+The network is run and looked at: its trace (utils/trace.py), the layer algebra over it (receptive_field.py in
+utils/auditing/) and the gradients of a copy (footprint.py). How its parts are told apart is in anatomy.py; the rows are
+in network_rows.py, augment_row.py and result_rows.py.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
+from pathlib import Path
 
+import albumentations as A
 import torch
 from torch import Tensor, nn
 
-from utils.tables import as_table
+from utils.auditing.anatomy import Anatomy
+from utils.auditing.augment_row import augment_row
+from utils.auditing.field import field_row, find_field
+from utils.auditing.footprint import one_line
+from utils.auditing.layer_table import Layers, layer_table
+from utils.auditing.network_rows import (
+    NOT_RUN,
+    bonus_row,
+    depthwise_row,
+    dilated_row,
+    gap_row,
+    max_pooling_row,
+    params_row,
+    structure_row,
+)
+from utils.auditing.requirement import MAX_PARAMETERS, MIN_RECEPTIVE_FIELD, Requirement, row, shortened, unjudged
+from utils.auditing.result_rows import result_rows
+from utils.data import ImageData
+from utils.errors import InputError
+from utils.evaluation import Evaluation
+from utils.recipes import Recipe
+from utils.runs import model_name
+from utils.tables import as_html, as_table
+from utils.trace import copied, record, undisturbed
 
-MAX_PARAMETERS = 200_000  # fewer than
-MIN_RECEPTIVE_FIELD = 44  # more than, in pixels
+__all__ = ["MAX_PARAMETERS", "MIN_RECEPTIVE_FIELD", "Report", "Requirement", "audit"]
+
+OPTIONAL = ("bonus",)
+VERDICTS = {True: "passed", False: "FAILED", None: "-"}
 
 
 @dataclass(frozen=True)
-class Layer:
-    """A convolution or pooling layer as it ran on one image: its name, its module, and the shapes (channels, h, w)."""
+class Report:
+    """What `audit` found; prints as a table, and renders as one in a notebook.
 
-    name: str
-    module: nn.Module
-    shape_in: tuple[int, ...]
-    shape_out: tuple[int, ...]
-    receptive_field: int | None = None
+    Attributes:
+        model: its name.
+        requirements: one row each, in order; `bonus` is optional.
+        layers: every convolution, pool and linear layer that ran, with output size, field and jump.
+        parameters, trainable_parameters: each counted once, however often it is used.
+        receptive_field: (height, width) in pixels before the global average, padding counted as image; None if unknown.
+        receptive_field_with_average: the same for the average over the whole map.
+        receptive_field_method: how it was found, and what to think of it.
+    """
 
-    @property
-    def kind(self) -> str:
-        """What students call it: "conv 3x3", "depthwise 3x3", "pointwise 1x1", with stride and dilation if any."""
-        if not isinstance(self.module, nn.Conv2d):
-            return type(self.module).__name__
-        height, width = self.module.kernel_size
-        word = "depthwise" if is_depthwise(self.module) else "pointwise" if (height, width) == (1, 1) else "conv"
-        words = [word, f"{height}x{width}"]
-        if self.module.stride != (1, 1):
-            words.append(f"stride {self.module.stride[0]}")
-        if self.module.dilation != (1, 1):
-            words.append(f"dilation {self.module.dilation[0]}")
-        return " ".join(words)
-
-
-@dataclass(frozen=True)
-class Limit:
-    """One requirement of the assignment: what it demands, what was measured, and whether that passes."""
-
-    id: str
-    demanded: str
-    measured: str
-    passed: bool
-
-
-class Limits(tuple):
-    """The requirements, in order; prints as a table."""
+    model: str
+    requirements: tuple[Requirement, ...]
+    layers: Layers
+    parameters: int
+    trainable_parameters: int
+    receptive_field: tuple[int, int] | None
+    receptive_field_with_average: tuple[int, int] | None
+    receptive_field_method: str
 
     @property
     def passed(self) -> bool:
-        return all(limit.passed for limit in self)
+        """Whether everything compulsory that can be judged passes."""
+        return all(r.passed is not False for r in self.requirements if r.id not in OPTIONAL)
+
+    def __getitem__(self, id: str) -> Requirement:
+        """The row of a requirement, as in report["rf"]."""
+        return {r.id: r for r in self.requirements}[id]
+
+    def rows(self) -> list[tuple]:
+        rows = [("requirement", "demanded", "measured", "", "where")]
+        for found in self.requirements:
+            verdict = "no (optional)" if found.id in OPTIONAL and found.passed is False else VERDICTS[found.passed]
+            rows.append((found.id, found.demanded, found.measured, verdict, shortened(found.where)))
+        return rows
 
     def __str__(self) -> str:
-        rows = [("requirement", "demanded", "measured", "")]
-        rows += [(row.id, row.demanded, row.measured, "passed" if row.passed else "FAILED") for row in self]
-        return as_table(rows)
+        verdict = "passed" if self.passed else "FAILED"
+        return f"{self.model}: {verdict}\n{as_table(self.rows())}\nreceptive field: {self.receptive_field_method}"
+
+    def _repr_html_(self) -> str:
+        verdict = "passed" if self.passed else "FAILED"
+        table = as_html(self.rows())
+        method = escape(self.receptive_field_method)
+        return f"<p><b>{escape(self.model)}: {verdict}</b></p>{table}<p>Receptive field: {method}</p>"
+
+    def to_dict(self) -> dict:
+        """As `python -m utils audit --json` prints it."""
+        return {
+            "model": self.model,
+            "passed": self.passed,
+            "parameters": self.parameters,
+            "trainable_parameters": self.trainable_parameters,
+            "receptive_field": self.receptive_field and list(self.receptive_field),
+            "receptive_field_method": self.receptive_field_method,
+            "requirements": [r.to_dict() for r in self.requirements],
+            "layers": [layer.to_dict() for layer in self.layers],
+        }
 
 
-def check_limits(model: nn.Module, side: int = 32) -> Limits:
-    """What can be said of a network without training it: parameters, field, depthwise, dilated, pooling, blocks.
+def audit(
+    model: nn.Module,
+    recipe: Recipe | A.Compose | None = None,
+    data: ImageData | None = None,
+    input_shape: Sequence[int] = (3, 32, 32),
+    *,
+    result: Evaluation | None = None,
+    run: str | Path | None = None,
+) -> Report:
+    """Which of the assignment's requirements a network meets, with the figures.
+
+    The model stays as it is to the bit: copies of it run. What cannot be judged is said, and does not fail.
 
     Args:
-        model: takes float32 (N, 3, side, side); its convolutions and pools are modules. It is left as it was.
-        side: of the images, in pixels.
+        model: any network, in any mode, on any device, trained or not.
+        recipe: what it is trained with: a `Recipe`, or the augmentation policy itself.
+        data: what it is trained and tested on; tells the mean for the augmentation, and the training images.
+        input_shape: channels, height, width that it takes.
+        result: what `evaluate` returned, for the rows `data` and `accuracy`.
+        run: the folder of a run, for the same.
 
     Raises:
-        InputError: the network has no convolution, or no nn.AdaptiveAvgPool2d to end on.
+        InputError: an argument is not what it should be. A network that does not run is reported in a row.
     """
-    layers = layer_table(model, side)
-    convolutions = [layer for layer in layers if isinstance(layer.module, nn.Conv2d)]
-    parameters = sum(p.numel() for p in model.parameters())
-    field = max(layer.receptive_field for layer in convolutions if layer.receptive_field is not None)
-    separable = [
-        first.name
-        for first, second in zip(convolutions, convolutions[1:], strict=False)
-        if is_depthwise(first.module) and is_pointwise(second.module)
-    ]
-    dilated = [c.name for c in convolutions if max(c.module.kernel_size) > 1 and max(c.module.dilation) > 1]
-    pooled = [layer.name for layer in layers if isinstance(layer.module, (nn.MaxPool2d, nn.AdaptiveMaxPool2d))]
-    head = [layer.name for layer in layers if isinstance(layer.module, nn.AdaptiveAvgPool2d)]
-    sides = [layer.shape_out[-1] for layer in convolutions if layer.shape_out[-1] > 1]
-    blocks = list(dict.fromkeys([side, *sides]))  # the sides of the map, in order
-    return Limits(
-        (
-            Limit("params", f"fewer than {MAX_PARAMETERS:,}", f"{parameters:,}", parameters < MAX_PARAMETERS),
-            Limit("rf", f"more than {MIN_RECEPTIVE_FIELD}", str(field), field > MIN_RECEPTIVE_FIELD),
-            Limit("structure", "four blocks", " > ".join(map(str, blocks)), len(blocks) == 4),
-            Limit("depthwise", "at least one separable", ", ".join(separable) or "none", bool(separable)),
-            Limit("dilated", "at least one", ", ".join(dilated) or "none", bool(dilated)),
-            Limit("gap", "global average pooling", ", ".join(head) or "none", len(head) == 1),
-            Limit("max_pooling", "none", ", ".join(pooled) or "none", not pooled),
+    if not isinstance(model, nn.Module):
+        hint = f"; make one: {model.__name__}()" if isinstance(model, type) else ""
+        raise InputError(f"audit needs a network, a torch.nn.Module, got {model!r:.80}{hint}")
+    shape = tuple(input_shape)
+    if len(shape) != 3 or not all(isinstance(n, int) and n > 0 for n in shape):
+        raise InputError(f"input_shape must be channels, height, width, got {input_shape!r}")
+    training = (augment_row(recipe, data), *result_rows(model, data, result, run))
+    with undisturbed():
+        try:
+            network, anatomy, sick = run_copy(model, shape)
+        except Exception as error:  # whatever a network may raise: it is reported, not passed on
+            wrong = row("forward", f"float32 (1, {', '.join(map(str, shape))}): {fault(error)}", False)
+            return broken(model, wrong, training)
+        field = find_field(network, shape, anatomy)
+        rows = (
+            structure_row(anatomy),
+            max_pooling_row(anatomy),
+            bonus_row(anatomy),
+            field_row(field, anatomy),
+            depthwise_row(anatomy),
+            dilated_row(anatomy),
+            gap_row(anatomy),
+            params_row(network, shape, lazy=has_lazy(model)),
         )
+        parameters = list(network.parameters())
+    if sick:
+        rows = (row("forward", sick, False), *rows)
+    return Report(
+        model_name(model),
+        (*rows, *training),
+        layer_table(anatomy),
+        sum(p.numel() for p in parameters),
+        sum(p.numel() for p in parameters if p.requires_grad),
+        field.before,
+        field.with_average,
+        field.method,
     )
 
 
-def layer_table(model: nn.Module, side: int = 32) -> list[Layer]:
-    """The convolutions and pools in the order in which they run, each with its map and its receptive field.
-
-    The field is a side in input pixels, padding counted as image, before the global average (from there on: None).
-    """
-    model = uniform_copy(model)
-    with recorded(model) as layers:
-        model(torch.ones(1, 3, side, side, dtype=torch.float64))
-    fields = receptive_fields(model, len(layers))
-    return [
-        Layer(name, module, tuple(x.shape[1:]), tuple(y.shape[1:]), field)
-        for (name, module, x, y), field in zip(layers, fields, strict=True)
-    ]
-
-
-def receptive_fields(model: nn.Module, count: int, side: int = 65) -> list[int | None]:
-    """Side of the square of input pixels that one position in the middle of each layer's output depends on.
-
-    The gradient of that position with respect to the image is not zero exactly there: the weights are all positive
-    (`uniform_copy`), so that nothing cancels. The image grows until no field touches its border.
-    """
-    image = torch.ones(1, 3, side, side, dtype=torch.float64, requires_grad=True)
-    with recorded(model) as layers:
-        model(image)
-    fields: list[int | None] = []
-    for _, module, _, output in layers:
-        if fields and fields[-1] is None or isinstance(module, nn.AdaptiveAvgPool2d):
-            fields.append(None)
-            continue
-        middle = output[..., output.shape[-2] // 2, output.shape[-1] // 2].sum()
-        (gradient,) = torch.autograd.grad(middle, image, retain_graph=True)
-        rows = gradient.abs().sum((0, 1, 3)).nonzero().flatten()
-        fields.append(int(rows[-1] - rows[0]) + 1)
-        if rows[0] == 0 or rows[-1] == side - 1:
-            return receptive_fields(model, count, 2 * side)
-    return fields
-
-
-def uniform_copy(model: nn.Module) -> nn.Module:
-    """A float64 copy whose kernels are averages and whose batch norms change nothing: no gradient cancels."""
-    model = copy.deepcopy(model).cpu().double().eval()
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, (nn.Conv2d, nn.Linear)):
-                module.weight.fill_(1 / module.weight[0].numel())
-                if module.bias is not None:
-                    module.bias.zero_()
-            elif isinstance(module, nn.BatchNorm2d):
-                module.reset_parameters()
-    return model
-
-
-@contextmanager
-def recorded(model: nn.Module) -> Iterator[list[tuple[str, nn.Module, Tensor, Tensor]]]:
-    """Notes each convolution and pool as it runs: its name, itself, its input and its output."""
-    kinds = (nn.Conv2d, nn.AvgPool2d, nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
-    layers: list[tuple[str, nn.Module, Tensor, Tensor]] = []
-    handles = [
-        module.register_forward_hook(lambda module, x, y, name=name: layers.append((name, module, x[0], y)))
-        for name, module in model.named_modules()
-        if isinstance(module, kinds)
-    ]
+def run_copy(model: nn.Module, shape: tuple[int, ...]) -> tuple[nn.Module, Anatomy, str]:
+    """A copy of the model that has run once, what it did, and what is wrong with its answers, if anything."""
     try:
-        yield layers
-    finally:
-        for handle in handles:
-            handle.remove()
+        network = copied(model).cpu().float().eval()
+    except Exception as error:  # whatever it holds: an open file, a lock, a generator
+        raise RuntimeError(f"it cannot be copied, {fault(error)}") from error
+    image = torch.ones(1, *shape)
+    with torch.no_grad():
+        if has_lazy(network):
+            network(image)  # its lazy layers take their sizes from the first image
+        anatomy = Anatomy(record(network, image), shape)
+    broken = [name for name, tensor in network.named_parameters() if not tensor.isfinite().all()]
+    broken += [name for name, tensor in network.named_buffers() if not tensor.isfinite().all()]
+    if broken:
+        return network, anatomy, f"NaN or infinite weights: {', '.join(broken[:3])}" + " ..." * (len(broken) > 3)
+    answer = anatomy.recorder.answer
+    if isinstance(answer, Tensor) and not answer.isfinite().all():
+        return network, anatomy, "NaN or infinite answers to an image of ones"
+    if not anatomy.recorder.outputs:
+        return network, anatomy, f"the answer is no tensor but {type(answer).__name__}"
+    return network, anatomy, ""
 
 
-def is_depthwise(convolution: nn.Conv2d) -> bool:
-    return 1 < convolution.groups == convolution.in_channels
+def has_lazy(model: nn.Module) -> bool:
+    return any(nn.parameter.is_lazy(p) for p in [*model.parameters(), *model.buffers()])
 
 
-def is_pointwise(convolution: nn.Conv2d) -> bool:
-    return convolution.kernel_size == (1, 1) and convolution.groups == 1
+def fault(error: Exception) -> str:
+    return f"{type(error).__name__}: {one_line(error)}"
+
+
+def broken(model: nn.Module, reason: Requirement, training: tuple[Requirement, ...]) -> Report:
+    """The report on a network that does not run: what can be said without."""
+    ids = ("structure", "max_pooling", "bonus", "rf", "depthwise", "dilated", "gap")
+    rows = [reason, *(unjudged(id, NOT_RUN) for id in ids)]
+    parameters = [p for p in model.parameters() if not nn.parameter.is_lazy(p)]
+    rows.append(unjudged("params", NOT_RUN) if has_lazy(model) else params_row(model, None))
+    return Report(
+        model_name(model),
+        (*rows, *training),
+        Layers(),
+        sum(p.numel() for p in parameters),
+        sum(p.numel() for p in parameters if p.requires_grad),
+        None,
+        None,
+        NOT_RUN,
+    )

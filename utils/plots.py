@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from torch import Tensor
+from matplotlib.patches import Rectangle
+from torch import Tensor, nn
 
+from utils.auditing.effective_field import effective_fields
 from utils.data import Split
 from utils.evaluation import Evaluation
 
@@ -118,6 +120,45 @@ def claimed_and_measured(panels: dict[str, dict[str, Sequence[float]]], target: 
     return titled(figure, "Test accuracy by epoch, claimed and measured", origin)
 
 
+def accuracy_by_seconds(curves: dict[str, Sequence[Sequence[dict]]], target: float, origin: str) -> Figure:
+    """Test accuracy against wall time, one colour a run, one line a seed, a dot where it ends.
+
+    Args:
+        curves: by the run's label, a history (as `fit` returns) for each seed.
+        target: in percent, a line across.
+        origin: the data's name and provenance.
+    """
+    figure = Figure(figsize=(7, 4), dpi=DPI, layout="constrained")
+    axis = figure.subplots()
+    for number, (label, histories) in enumerate(curves.items()):
+        for history in histories:
+            seconds = [record["seconds"] for record in history]
+            accuracies = [record["test_accuracy"] for record in history]
+            axis.plot(seconds, accuracies, color=f"C{number}", linewidth=1.2, label=label)
+            axis.plot(seconds[-1:], accuracies[-1:], "o", color=f"C{number}", markersize=4)
+            label = None  # once in the legend
+    axis.axhline(target, color="grey", linewidth=0.7)
+    axis.set(xlabel="seconds since the call of fit", ylabel="test accuracy (%)")
+    axis.grid(alpha=0.3)
+    axis.legend(loc="lower right")
+    return titled(figure, f"Time to {target:g} % of the test images", origin)
+
+
+def stacked_bar(parts: dict[str, float], title: str, unit: str) -> Figure:
+    """One bar made of `parts`, each with its name, amount and share."""
+    figure = Figure(figsize=(9, 1.9), dpi=DPI, layout="constrained")
+    axis = figure.subplots()
+    whole, left = sum(parts.values()), 0.0
+    for name, amount in parts.items():
+        axis.barh([0], [amount], left=left, label=f"{name} {amount:.1f} ({100 * amount / whole:.0f} %)")
+        left += amount
+    axis.set(xlabel=unit, yticks=[], xlim=(0, whole))
+    axis.spines[["top", "right", "left"]].set_visible(False)
+    axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(parts), fontsize=8, frameon=False)
+    axis.set_title(title, fontsize=10)
+    return figure
+
+
 def confusion(result: Evaluation) -> Figure:
     """Rows are the true classes, columns the answers; numbers are images, shades the share of the row."""
     matrix = result.confusion.numpy()
@@ -180,6 +221,53 @@ def predictions(
         right.set_xticks([])
         right.spines[:].set_visible(False)
     return figure
+
+
+def receptive_field(
+    model: nn.Module, split: Split, names: Sequence[str] | None = None, images: int = 200, index: int = 0
+) -> Figure:
+    """What the middle of a map can see, and what matters to it, over one image, module by module.
+
+    Above, the theoretical field: a square that grows beyond the image into the padding. Below, the effective field: the
+    magnitude of the gradient at each pixel, mean over the first `images` of the split; brightness is its square root.
+
+    Args:
+        model: any network that takes the split's images; it stays as it is.
+        names: of modules; by default the network's own children that leave a map.
+        index: of the image that is shown.
+    """
+    fields = effective_fields(model, split, names, images)
+    picture = pixels(split.images[index])
+    height, width = picture.shape[:2]
+    largest = max([height, width, *(side for field in fields for side in field.field or ())])
+    columns = len(fields)
+    figure = Figure(figsize=(max(6.0, 2.2 * columns + 0.6), 5.2), dpi=DPI, layout="constrained")
+    for column, (upper, lower, field) in enumerate(
+        zip(*figure.subplots(2, columns, squeeze=False), fields, strict=True)
+    ):
+        upper.imshow(picture)
+        upper.set_facecolor("0.9")  # what is not image is padding
+        upper.set_xlim(width / 2 - 0.52 * largest, width / 2 + 0.52 * largest)
+        upper.set_ylim(height / 2 + 0.52 * largest, height / 2 - 0.52 * largest)
+        heat = (field.gradient / field.gradient.max()).sqrt().numpy()
+        lower.imshow(picture.mean(2), cmap="gray", vmin=-150, vmax=400)  # pale, for the heat to be seen
+        lower.imshow(heat, cmap="inferno", vmin=0, vmax=1, alpha=np.clip(1.5 * heat, 0, 1))
+        size = "unknown"
+        if field.spans is not None:
+            size = "{} x {}".format(*field.field)
+            (top, bottom), (left, right) = field.spans
+            for axis, color in ((upper, "tab:red"), (lower, "tab:cyan")):
+                square = Rectangle((left - 0.5, top - 0.5), right - left + 1, bottom - top + 1, fill=False, color=color)
+                axis.add_patch(square)
+        upper.set_title(f"{field.name}: {size}", fontsize=9)
+        lower.set_title(f"95 % within {field.within(0.95)} pixels", fontsize=9)
+        for axis in (upper, lower):
+            axis.set(xticks=[], yticks=[])
+        if column == 0:
+            upper.set_ylabel("theoretical field")
+            lower.set_ylabel("effective field")
+    count = min(images, len(split))
+    return titled(figure, f"What the middle of each map sees; gradients over {count} {split.name} images", split.origin)
 
 
 def image_grid(rows: int, columns: int, cell: float = 0.95):

@@ -1,6 +1,9 @@
-"""Plain text tables: the same characters on every machine, so that a notebook's output can be compared."""
+"""Plain text tables: the same characters on every machine, so that a notebook's output can be compared. And HTML."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
 
 
 def as_table(rows: list[tuple]) -> str:
@@ -12,7 +15,8 @@ def as_table(rows: list[tuple]) -> str:
     """
     texts = [[str(cell) for cell in row] for row in rows]
     widths = [max(len(cell) for cell in column) for column in zip(*texts, strict=True)]
-    numeric = [all(isinstance(cell, (int, float)) for cell in column) for column in zip(*rows[1:], strict=True)]
+    body = rows[1:] or [[""] * len(widths)]
+    numeric = [all(isinstance(cell, (int, float)) for cell in column) for column in zip(*body, strict=True)]
     lines = []
     for row in texts:
         cells = [
@@ -21,3 +25,12 @@ def as_table(rows: list[tuple]) -> str:
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def as_html(rows: Sequence[tuple]) -> str:
+    """The same rows as an HTML table, everything to the left."""
+
+    def line(cells: tuple, tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag} style='text-align:left'>{escape(str(c))}</{tag}>" for c in cells) + "</tr>"
+
+    return "<table>" + line(rows[0], "th") + "".join(line(row, "td") for row in rows[1:]) + "</table>"

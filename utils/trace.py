@@ -7,10 +7,13 @@ audit says of a network, and the drawings of it, are read from here.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -22,11 +25,13 @@ IMAGE = -1  # stands for the network's input where an operation's input is named
 class Operand:
     """A tensor that an operation took: its shape, and the operation that made it.
 
-    `source` is an index into the trace, `IMAGE`, or None: a parameter, a buffer, or made of those alone.
+    `source` is an index into the trace, `IMAGE`, or None: a parameter, a buffer, or made of those alone. Where that
+    operation has several results, `result` says which of them.
     """
 
     shape: tuple[int, ...]
     source: int | None
+    result: int = 0
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,7 @@ class Operation:
     arguments: dict[str, Any]  # by ATen's names (weight, stride, padding, ...); each tensor an `Operand`
     inputs: tuple[int, ...]  # the operations, or `IMAGE`, whose results it took
     shape: tuple[int, ...]  # of its first result, batch axis included
+    shapes: tuple[tuple[int, ...], ...] = ()  # of all its results
 
 
 def trace(model: nn.Module, input_shape: Sequence[int] = (3, 32, 32)) -> list[Operation]:
@@ -54,58 +60,131 @@ def trace(model: nn.Module, input_shape: Sequence[int] = (3, 32, 32)) -> list[Op
         model: takes float32 (1, *input_shape), on any device, and returns a tensor.
         input_shape: channels, height, width.
     """
-    model = copy.deepcopy(model).cpu().eval()
-    image = torch.ones(1, *input_shape)
+    model = copied(model).cpu().eval()
+    with undisturbed(), torch.no_grad():
+        return record(model, torch.ones(1, *input_shape)).operations
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Whatever a forward pass draws, the random states of torch, numpy and Python are put back."""
+    python, numbers = random.getstate(), np.random.get_state()  # noqa: NPY002 (a network may draw from it)
+    try:
+        with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numbers)  # noqa: NPY002
+
+
+def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
+    """A copy of `model`; `memo` maps ids of its parameters to what the copy shall have instead.
+
+    Two things deepcopy refuses: weights that a hook computes from others (weight norm), which are no leaves of
+    autograd, and buffers of lazy modules that have not seen an image.
+    """
+    memo = dict(memo or {})
+    for buffer in model.buffers():
+        if nn.parameter.is_lazy(buffer):
+            memo[id(buffer)] = nn.parameter.UninitializedBuffer(device=buffer.device, dtype=buffer.dtype)
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
+    return copy.deepcopy(model, memo)
+
+
+def record(model: nn.Module, image: Tensor) -> Recorder:
+    """Runs `model` itself on `image`, and returns what was noted. Its own hooks run too, ours are taken off again."""
     recorder = Recorder(image)
+    handles = []
     for name, module in model.named_modules():
-        module.register_forward_pre_hook(lambda module, inputs, name=name: recorder.modules.append(name))
-        module.register_forward_hook(lambda module, inputs, output: recorder.modules.pop() and None)
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), recorder:
-        model(image)
-    return recorder.operations
+        enter = module.register_forward_pre_hook(lambda module, inputs, name=name: recorder.modules.append(name))
+        leave = module.register_forward_hook(lambda module, inputs, output: recorder.leave())
+        handles += [enter, leave]
+    try:
+        with recorder:
+            recorder.answer = model(image)
+    finally:
+        for handle in handles:
+            handle.remove()
+    recorder.outputs = operands(recorder.describe(recorder.answer))
+    return recorder
 
 
 class Recorder(TorchDispatchMode):
-    """While it is entered, notes every operation on tensors that came from `image`."""
+    """While it is entered, notes every operation on tensors that came from `image`.
+
+    Attributes:
+        operations: the trace.
+        outputs: what the model returned.
+        reads_values: whether its `forward` looked at numbers made of the image, as in `if x.mean() > 0`: another
+            image may take another path.
+    """
 
     def __init__(self, image: Tensor):
         super().__init__()
         self.operations: list[Operation] = []
+        self.outputs: list[Operand] = []
+        self.reads_values = False
+        self.answer: Any = None
         self.modules: list[str] = []  # those whose `forward` is running, outermost first
-        self.sources = {id(image): IMAGE}
+        self.sources = {id(image): (IMAGE, 0)}
+        self.written: dict[int, int] = {}  # memory: the last operation that wrote into it, perhaps into a part
         self.alive = [image]  # an id is only good as long as its tensor lives
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        arguments = dict(zip((a.name for a in function._schema.arguments), args, strict=False)) | kwargs
-        operands = {
-            name: self.describe(value) for name, value in arguments.items()
-        }  # before it runs: it may be in place
-        result = function(*args, **kwargs)
-        inputs = tuple(source for value in operands.values() for source in sources(value))
+        schema = function._schema.arguments
+        arguments = dict(zip((a.name for a in schema), args, strict=False)) | (kwargs or {})
+        # before it runs: it may be in place
+        described = {name: self.describe(value) for name, value in arguments.items()}
+        result = function(*args, **(kwargs or {}))
+        inputs = tuple(o.source for o in operands(described) if o.source is not None)
         results = [r for r in (result if isinstance(result, (tuple, list)) else [result]) if isinstance(r, Tensor)]
+        name = function._schema.name.removeprefix("aten::")
         if inputs and results:
             index = len(self.operations)
             module = self.modules[-1] if self.modules else ""
-            name = function._schema.name.removeprefix("aten::")
-            shape = tuple(results[0].shape)
-            self.operations.append(Operation(index, name, module, operands, inputs, shape))
-            for tensor in results:
-                self.sources[id(tensor)] = index
+            shapes = tuple(tuple(r.shape) for r in results)
+            self.operations.append(Operation(index, name, module, described, inputs, shapes[0], shapes))
+            for which, tensor in enumerate(results):
+                self.sources[id(tensor)] = (index, which)
+            for argument in schema:
+                writes = argument.alias_info is not None and argument.alias_info.is_write
+                if writes and isinstance(arguments.get(argument.name), Tensor):
+                    self.written[memory(arguments[argument.name])] = index
             self.alive += results
+        elif inputs and name in ("_local_scalar_dense", "equal"):
+            self.reads_values = True
         return result
+
+    def leave(self) -> None:
+        self.modules.pop()
 
     def describe(self, value: Any) -> Any:
         """`value` with every tensor in it replaced by an `Operand`."""
         if isinstance(value, Tensor):
-            return Operand(tuple(value.shape), self.sources.get(id(value)))
+            source, result = self.sources.get(id(value), (None, 0))
+            written = self.written.get(memory(value))
+            if written is not None and (source is None or written > source):
+                source, result = written, 0
+            return Operand(tuple(value.shape), source, result)
+        if isinstance(value, dict):
+            value = tuple(value.values())
         if isinstance(value, (tuple, list)):
             return tuple(self.describe(v) for v in value)
         return value
 
 
-def sources(value: Any) -> list[int]:
-    """The operations that made the operands in an argument, those that came from the image."""
+def memory(tensor: Tensor) -> int:
+    """The same number for all views of one piece of memory."""
+    return tensor.untyped_storage()._cdata
+
+
+def operands(value: Any) -> list[Operand]:
+    """Every operand in an argument, or in all of them."""
     if isinstance(value, Operand):
-        return [] if value.source is None else [value.source]
-    return [source for v in value for source in sources(v)] if isinstance(value, tuple) else []
+        return [value]
+    if isinstance(value, dict):
+        value = tuple(value.values())
+    return [operand for v in value for operand in operands(v)] if isinstance(value, tuple) else []

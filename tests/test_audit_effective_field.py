@@ -1,0 +1,121 @@
+"""The effective field: gradients worked out by hand, inside the theoretical square, and drawn as they are."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import tiny_split
+from torch import nn
+from trap_networks import Restless, chain, conv, filled, state
+
+from utils import plots
+from utils.auditing.effective_field import EffectiveField, effective_fields
+from utils.errors import InputError
+from utils.models import build_model
+
+
+@pytest.fixture(scope="module")
+def split():
+    return tiny_split(7, "test", seed=4)
+
+
+def seen(gradient: torch.Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
+    """First and last row, first and last column with a gradient."""
+    rows, columns = gradient.sum(1).nonzero().flatten(), gradient.sum(0).nonzero().flatten()
+    return (int(rows[0]), int(rows[-1])), (int(columns[0]), int(columns[-1]))
+
+
+def test_the_gradient_of_a_plain_convolution_is_its_weights(split):
+    (field,) = effective_fields(chain(filled(conv((3, 5)), 0.5)), split, ["0"])
+    assert field.spans == ((15, 17), (14, 18))  # around 16, the middle of 32
+    assert field.field == (3, 5)
+    assert torch.allclose(field.gradient[15:18, 14:19], torch.full((3, 5), 0.5 * 3 * 3))  # 3 channels out, 3 in
+    assert field.gradient.sum().item() == pytest.approx(15 * 4.5)
+
+
+def test_gradients_stay_inside_the_theoretical_field(split):
+    network = build_model("dilated_valid")  # never padded: all of the square lies in the image
+    for field in effective_fields(network, split, ["c1", "c2", "c3"]):
+        assert seen(field.gradient) == field.spans
+
+
+def test_the_field_grows_with_every_block(split):
+    fields = effective_fields(build_model("s7"), split)
+    assert [(field.name, field.field) for field in fields] == [
+        ("c1", (7, 7)),
+        ("c2", (19, 19)),
+        ("c3", (51, 51)),
+        ("c4", (99, 99)),
+    ]
+    assert fields[0].within(0.95) < fields[1].within(0.95) < fields[3].within(0.95) <= 32
+
+
+def test_it_is_the_mean_over_the_images(split):
+    network = chain(conv(), nn.ReLU(), conv())
+    whole = effective_fields(network, split, ["2"])[0].gradient
+    first = effective_fields(network, split, ["2"], images=3)[0].gradient
+    single = [effective_fields(network, one(split, i), ["2"])[0].gradient for i in range(7)]
+    assert torch.allclose(whole, sum(single) / 7)
+    assert torch.allclose(first, sum(single[:3]) / 3)
+
+
+def one(split, index):
+    return replace(split, images=split.images[index : index + 1], labels=split.labels[index : index + 1])
+
+
+def test_batches_do_not_change_it(split, monkeypatch):
+    network = chain(conv(), nn.ReLU(), conv())
+    whole = effective_fields(network, split, ["2"])[0].gradient
+    monkeypatch.setattr("utils.auditing.effective_field.BATCH", 3)
+    assert torch.allclose(effective_fields(network, split, ["2"])[0].gradient, whole)
+
+
+def test_the_share_is_that_of_a_square_around_the_peak():
+    gradient = torch.zeros(32, 32)
+    gradient[10, 20] = 90.0
+    gradient[12, 20] = 10.0
+    field = EffectiveField("a", None, gradient)
+    assert (field.within(0.9), field.within(0.91)) == (1, 5)
+    assert EffectiveField("a", None, torch.ones(32, 32)).within(1.0) == 32
+    assert field.field is None
+
+
+def test_the_model_is_the_same_to_the_bit(split):
+    network = Restless()
+    before = state(network)
+    effective_fields(network, split, ["a"])
+    assert state(network) == before
+
+
+def test_modules_that_cannot_be_asked_are_refused(split):
+    with pytest.raises(InputError, match="no module 'c9'; it has c1, c1.0"):
+        effective_fields(build_model("s7"), split, ["c9"])
+    with pytest.raises(InputError, match="3: no map of positions comes out"):
+        effective_fields(chain(conv()), split, ["0", "3"])
+
+
+def test_the_picture_shows_square_heat_and_origin(split):
+    figure = plots.receptive_field(build_model("s7"), split, index=2)
+    assert len(figure.axes) == 2 * 4
+    titles = [axis.get_title() for axis in figure.axes]
+    assert titles[:4] == ["c1: 7 x 7", "c2: 19 x 19", "c3: 51 x 51", "c4: 99 x 99"]
+    assert all(title.startswith("95 % within ") for title in titles[4:])
+    assert figure.get_suptitle() == (
+        "What the middle of each map sees; gradients over 7 test images\ntiny colours: made by the tests"
+    )
+    assert torch.equal(torch.as_tensor(figure.axes[0].images[0].get_array()), split.images[2].permute(1, 2, 0))
+    square = figure.axes[1].patches[0]
+    # the middle of 8x8 is position 4: pixel 16, and 9 pixels to each side
+    assert (square.get_x(), square.get_y(), square.get_width(), square.get_height()) == (6.5, 6.5, 19, 19)
+    heat = figure.axes[4].images[1].get_array()
+    assert heat.max() == 1
+    (field, *_) = effective_fields(build_model("s7"), split)
+    assert torch.allclose(torch.as_tensor(heat) ** 2, field.gradient / field.gradient.max(), atol=1e-6)
+
+
+def test_the_picture_s_scale_shows_the_whole_square(split):
+    figure = plots.receptive_field(build_model("s7"), split)
+    left, right = figure.axes[3].get_xlim()
+    square = figure.axes[3].patches[0]
+    assert left <= square.get_x()
+    assert square.get_x() + square.get_width() <= right

@@ -1,0 +1,238 @@
+"""What a network is made of, read from a trace: convolutions, pools, averages, and where they stand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+
+from utils.auditing.convolutions import Convolution
+from utils.auditing.layouts import SIDES, Layout, Strand, Taps, size_of
+from utils.auditing.lines import Line, Unfollowed, join, pixels
+from utils.auditing.paths import last_maps, reached
+from utils.auditing.receptive_field import layouts
+from utils.trace import IMAGE, Operand, Operation, Recorder, operands
+
+POOLS = (
+    "max_pool2d",
+    "max_pool2d_with_indices",
+    "adaptive_max_pool2d",
+    "fractional_max_pool2d",
+    "max_pool3d_with_indices",
+)
+EXTREMES = ("amax", "amin", "max", "min", "argmax", "argmin", "topk", "sort")
+AVERAGES = ("mean", "avg_pool2d", "adaptive_avg_pool2d", "_adaptive_avg_pool2d")
+PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "linear")
+
+
+class Anatomy:
+    """A trace with everything about it that the audit asks.
+
+    Attributes:
+        operations: the trace.
+        found: for every operation the layouts of its results, or why the algebra could not follow.
+        live: the operations that the network's answer depends on.
+    """
+
+    def __init__(self, recorder: Recorder, shape: Sequence[int]):
+        self.recorder = recorder
+        self.operations = recorder.operations
+        self.found = layouts(self.operations, (1, *shape))
+        self.live = reached(recorder)
+        self.consumers: dict[int, list[int]] = {}
+        for operation in self.operations:
+            for source in operation.inputs:
+                self.consumers.setdefault(source, []).append(operation.index)
+
+    def layout(self, index: int) -> Layout | None:
+        found = self.found[index]
+        return None if isinstance(found, Unfollowed) else found[0]
+
+    def input_layout(self, operand: Operand) -> Layout | None:
+        if operand.source is None or operand.source == IMAGE:
+            return None
+        found = self.found[operand.source]
+        return None if isinstance(found, Unfollowed) else found[operand.result]
+
+    @cached_property
+    def convolutions(self) -> list[Convolution]:
+        """Those with a two-dimensional kernel that the answer depends on, in the order in which they ran."""
+        result = []
+        for operation in self.operations:
+            if operation.function != "convolution" or operation.index not in self.live:
+                continue
+            arguments = operation.arguments
+            kernel = arguments["weight"].shape[2:]
+            if len(kernel) == 2:
+                spread = [tuple(arguments[n]) * (2 // len(arguments[n])) for n in ("stride", "dilation")]
+                channels = (arguments["input"].shape[1], operation.shape[1])
+                result.append(
+                    Convolution(operation, kernel, *spread, arguments["groups"], *channels, arguments["transposed"])
+                )
+        return result
+
+    @cached_property
+    def body(self) -> list[Convolution]:
+        """The convolutions that work on a map, not on what a global pooling has left of it."""
+        return [c for c in self.convolutions if works_on_map(self.layout(c.operation.index), c.operation)]
+
+    @cached_property
+    def targets(self) -> list[int]:
+        """The last maps on the ways to the answer: what the global average, or whatever is there, takes."""
+        return last_maps(self.recorder, self.found)
+
+    @cached_property
+    def closers(self) -> list[Operation]:
+        """The operations that make of those maps values without height or width."""
+        result = []
+        for index in sorted(self.after(self.targets)):
+            operation = self.operations[index]
+            inputs = [self.input_layout(o) for o in operands(operation.arguments)]
+            before = {s.side for layout in inputs if layout for s in layout.strands}
+            after = self.layout(index)
+            if after is not None and before - {s.side for s in after.strands}:
+                result.append(operation)
+        return result
+
+    def after(self, targets: Iterable[int]) -> set[int]:
+        """The live operations behind `targets`, themselves not included."""
+        seen: set[int] = set()
+        waiting = list(targets)
+        while waiting:
+            for index in self.consumers.get(waiting.pop(), []):
+                if index in self.live and index not in seen:
+                    seen.add(index)
+                    waiting.append(index)
+        return seen - set(targets)
+
+    @cached_property
+    def max_pools(self) -> list[Operation]:
+        return [o for o in self.operations if o.index in self.live and self.takes_maximum(o)]
+
+    def takes_maximum(self, operation: Operation) -> bool:
+        """Whether it takes the largest of several positions of a map, in whatever way."""
+        if operation.function in POOLS:
+            return True
+        inputs = [o for o in operands(operation.arguments) if o.source is not None]
+        known = [layout for layout in map(self.input_layout, inputs) if layout is not None]
+        if operation.function in ("maximum", "minimum", "max", "min") and len(inputs) == 2:
+            lines = [[(s.side, s.line) for s in layout.strands] for layout in known if layout.strands]
+            return len(lines) == 2 and lines[0] != lines[1]
+        if operation.function not in EXTREMES or not known:
+            return False
+        dim = operation.arguments.get("dim", -1 if operation.function in ("topk", "sort") else None)
+        rank = len(known[0].axes)
+        numbers = range(rank) if dim in (None, ()) else [d % rank for d in ((dim,) if isinstance(dim, int) else dim)]
+        if operation.index in self.behind_the_map:
+            return any(isinstance(part, Strand) for n in numbers for part in known[0].axes[n])
+        return any(isinstance(part, (Strand, Taps)) for n in numbers for part in known[0].axes[n])
+
+    @cached_property
+    def behind_the_map(self) -> set[int]:
+        return self.after(self.targets)
+
+    @cached_property
+    def average_pools(self) -> list[Operation]:
+        """Average pools that leave a map."""
+        return [o for o in self.operations if o.index in self.live and self.averages_windows(o)]
+
+    def averages_windows(self, operation: Operation) -> bool:
+        before, after = self.input_layout(first_operand(operation)), self.layout(operation.index)
+        if operation.function not in AVERAGES or before is None or after is None:
+            return False
+        return before.is_map and after.is_map and any(before.line(side) != after.line(side) for side in SIDES)
+
+    @cached_property
+    def stages(self) -> list[int]:
+        """For every operation, how many reducing convolutions lie before it, itself included."""
+        reducing = {c.operation.index for c in self.body if self.reduces(c)}
+        result: list[int] = []
+        for operation in self.operations:
+            before = max((result[i] for i in operation.inputs if i != IMAGE), default=0)
+            result.append(before + (operation.index in reducing))
+        return result
+
+    def reduces(self, convolution: Convolution) -> bool:
+        """Whether it makes the map smaller by its stride, or by its dilation without padding."""
+        before = convolution.operation.arguments["input"].shape[2:]
+        after = convolution.operation.shape[2:]
+        smaller = any(a < b for a, b in zip(after, before, strict=True))
+        return smaller and (convolution.is_strided or convolution.is_dilated)
+
+    def jump_changes(self, operation: Operation) -> int:
+        """1 if positions lie further apart after it than before, -1 if closer, else 0."""
+        after = self.layout(operation.index)
+        if after is None or not after.is_map:
+            return 0
+        for operand in operands(operation.arguments):
+            before = self.input_layout(operand)
+            if before is not None and before.is_map:
+                for side in SIDES:
+                    a, b = after.line(side).jump, before.line(side).jump
+                    if a != b and size_of(after.axes[after.axis(side)]) > 1:
+                        return 1 if a > b else -1
+        return 0
+
+    def pointwise_after(self, convolution: Convolution) -> bool:
+        """Whether a 1x1 convolution, or a linear layer over the channels, that mixes comes next."""
+        of = {c.operation.index: c for c in self.convolutions}
+        waiting, seen = [convolution.operation.index], set()
+        while waiting:
+            for index in self.consumers.get(waiting.pop(), []):
+                if index in seen or index not in self.live:
+                    continue
+                seen.add(index)
+                operation, layout = self.operations[index], self.layout(index)
+                if index in of:
+                    if of[index].is_pointwise and works_on_map(layout, operation):
+                        return True
+                elif operation.function in PRODUCTS:
+                    if layout is not None and {s.side for s in layout.strands} == {0, 1}:
+                        return True
+                elif operation.function not in (*POOLS, *AVERAGES) and (layout is None or layout.strands):
+                    waiting.append(index)
+        return False
+
+    @cached_property
+    def gates(self) -> list[Operation]:
+        """The operations through which a position of the last maps sees all of the image."""
+        through = set().union(*(layout.through for i in self.targets if (layout := self.layout(i))))
+        return [self.operations[i] for i in sorted(through)]
+
+    def field(self) -> tuple[int, int]:
+        """Height and width of the field of the last maps; of several, the largest. Gates do not count.
+
+        Raises:
+            Unfollowed: the algebra could not follow the network, or there is no map; the message says why.
+        """
+        maps = self.maps()
+        return tuple(max(layout.line(side).field for layout in maps) for side in SIDES)
+
+    def maps(self) -> list[Layout]:
+        for index in self.targets:
+            if isinstance(self.found[index], Unfollowed):
+                raise self.found[index]
+        maps = [self.layout(index) for index in self.targets]
+        if not maps or not all(layout.is_map for layout in maps):
+            raise Unfollowed("there is no map of positions: it looks at the image as a whole at once")
+        return maps
+
+    def widest_lines(self) -> list[Line]:
+        """For height and width the line of the last map that sees most."""
+        return [max((layout.line(side) for layout in self.maps()), key=lambda line: line.field) for side in SIDES]
+
+    def field_with_average(self) -> tuple[int, int]:
+        """The same for the average over all positions of the last maps."""
+        spans = [[layout.line(s).span(strand_size(layout, s)) for layout in self.maps()] for s in SIDES]
+        return tuple(pixels(join(span)) for span in spans)
+
+
+def strand_size(layout: Layout, side: int) -> int:
+    return size_of(layout.axes[layout.axis(side)])
+
+
+def works_on_map(layout: Layout | None, operation: Operation) -> bool:
+    return layout.is_map if layout is not None else max(operation.shape[2:]) > 1
+
+
+def first_operand(operation: Operation) -> Operand:
+    return operands(operation.arguments)[0]

@@ -1,0 +1,109 @@
+"""The effective receptive field: how much each pixel matters to the middle of a map, by the model's own gradients.
+
+The theoretical field says which pixels can matter at all; most of those at its border hardly do.
+
+Source: W. Luo, Y. Li, R. Urtasun, R. Zemel, "Understanding the Effective Receptive Field in Deep Convolutional Neural
+Networks", NeurIPS 2016, arXiv:1701.04128.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from utils.auditing.anatomy import Anatomy
+from utils.auditing.layouts import SIDES
+from utils.data import Split
+from utils.errors import InputError
+from utils.evaluation import normalize
+from utils.trace import copied, record, undisturbed
+
+BATCH = 50  # images at a time
+
+
+@dataclass(frozen=True)
+class EffectiveField:
+    """What the middle position of a module's output sees of the image.
+
+    Attributes:
+        name: of the module.
+        spans: for height and width, the first and the last pixel of the theoretical field, which may lie outside of the
+            image; None if it could not be worked out.
+        gradient: float (H, W): the magnitude of the gradient at each pixel, its colours summed, mean over the images.
+    """
+
+    name: str
+    spans: tuple[tuple[int, int], tuple[int, int]] | None
+    gradient: Tensor
+
+    @property
+    def field(self) -> tuple[int, int] | None:
+        """Height and width of the theoretical field, in pixels."""
+        return None if self.spans is None else tuple(int(last - first + 1) for first, last in self.spans)
+
+    def within(self, share: float) -> int:
+        """Side, in pixels, of the smallest square around the gradient's peak that holds this share of it (0..1)."""
+        height, width = self.gradient.shape
+        row, column = divmod(int(self.gradient.argmax()), width)
+        for reach in range(max(height, width)):
+            top, left = max(0, row - reach), max(0, column - reach)
+            if self.gradient[top : row + reach + 1, left : column + reach + 1].sum() >= share * self.gradient.sum():
+                break
+        return min(2 * reach + 1, max(height, width))
+
+
+def effective_fields(
+    model: nn.Module, split: Split, names: Sequence[str] | None = None, images: int = 200
+) -> list[EffectiveField]:
+    """The fields of some modules of a network, in the order given. The model stays as it is: a copy runs.
+
+    Args:
+        model: takes float32 (N, 3, H, W) like the split's images.
+        split: the first `images` of it are used, normalised, not augmented.
+        names: dotted names of modules; by default the network's own children that leave a map.
+
+    Raises:
+        InputError: the network has no such module, or the module leaves no map.
+    """
+    shape = tuple(split.images.shape[1:])
+    with undisturbed():
+        network = copied(model).cpu().float().eval().requires_grad_(False)
+        with torch.no_grad():
+            anatomy = Anatomy(record(network, torch.ones(1, *shape)), shape)
+        modules = dict(network.named_modules())
+        outputs: dict[str, Tensor] = {}
+        for name in names or [name for name, _ in network.named_children()]:
+            if name not in modules:
+                raise InputError(f"the network has no module {name!r}; it has {', '.join(filter(None, modules))}")
+            modules[name].register_forward_hook(
+                lambda module, inputs, output, name=name: outputs.update({name: output})
+            )
+        gradients: dict[str, Tensor] = {}
+        chosen = split.images[:images].cpu()
+        for batch in chosen.split(BATCH):
+            pixels = normalize(batch, split.mean, split.std).requires_grad_()
+            network(pixels)
+            maps = {name: output for name, output in outputs.items() if is_map(output)}
+            if names is not None and len(maps) < len(names):
+                raise InputError(f"{', '.join(n for n in names if n not in maps)}: no map of positions comes out")
+            for name, output in maps.items():
+                middle = output[..., output.shape[2] // 2, output.shape[3] // 2].sum()
+                (gradient,) = torch.autograd.grad(middle, pixels, retain_graph=True)
+                gradients[name] = gradients.get(name, 0) + gradient.abs().sum((0, 1)) / len(chosen)
+    return [EffectiveField(name, spans(anatomy, name), gradients[name]) for name in names or gradients]
+
+
+def is_map(output) -> bool:
+    return isinstance(output, Tensor) and output.dim() == 4 and min(output.shape[2:]) > 1
+
+
+def spans(anatomy: Anatomy, name: str) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    """The pixels that the middle of a module's output can depend on."""
+    inside = [o for o in anatomy.operations if o.index in anatomy.live and f"{o.module}.".startswith(f"{name}.")]
+    layout = anatomy.layout(inside[-1].index) if inside else None
+    if layout is None or not layout.is_map:
+        return None
+    return tuple(layout.line(side).at(inside[-1].shape[2 + side] // 2) for side in SIDES)

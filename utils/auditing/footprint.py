@@ -1,0 +1,198 @@
+"""The receptive field read off the network itself: the pixels whose gradient at one output position is not zero.
+
+It knows nothing of kernels and strides, and checks the layer algebra in receptive_field.py. What runs is a copy
+in float64 whose parameters are all positive and whose activations, norms and maximum pools pass every gradient on,
+so that nothing cancels and nothing is cut off. The image is a strip, long enough along the side that is measured.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from utils.auditing.layouts import SIDES
+from utils.auditing.lines import Line, Unfollowed
+from utils.auditing.passing import Passing, Seen
+from utils.auditing.receptive_field import layouts
+from utils.trace import Recorder, copied, operands
+
+LONGEST = 1 << 16  # pixels of a strip
+NARROW = 32  # pixels of its other side, where the network takes that
+SQUARE = 512  # pixels; larger squares take too much memory
+FAILURES = (RuntimeError, ValueError, TypeError, IndexError, ArithmeticError, AssertionError)  # of a forward pass
+
+
+class NoFootprint(Exception):
+    """The gradients cannot tell; the message says why."""
+
+
+def footprint(
+    model: nn.Module, shape: Sequence[int], choose: Callable[..., list[int]], guess: Sequence[Line] | None
+) -> tuple[int, int]:
+    """Height and width of the field of some results of `model`, in pixels; the largest if there are several.
+
+    Args:
+        model: runs as a copy.
+        shape: channels, height, width that the model takes.
+        choose: given a `Recorder`, its layouts and the operations that can be kept, returns the indices of the
+            operations whose field is asked for.
+        guess: for height and width the line that the algebra found, to know how long a strip to take and how many
+            neighbouring positions to ask; None if it found none.
+
+    Raises:
+        NoFootprint: see there.
+    """
+    model = passing_copy(model)
+    try:
+        probe = dry_run(model, shape, choose)
+        return tuple(field_along(probe, shape, side, guess) for side in SIDES)
+    except FAILURES as error:
+        raise NoFootprint(f"the network does not run as a copy in float64: {one_line(error)}") from error
+
+
+@dataclass
+class Target:
+    """A result to measure: the number of the call that made it, and which of its axes are height and width."""
+
+    call: int
+    axes: tuple[int | None, int | None]
+
+
+@dataclass
+class Probe:
+    """The network that is measured, and what of it.
+
+    Attributes:
+        model: the copy that passes every gradient on.
+        targets: the results whose field is asked for.
+        cuts: the calls through which gradients shall not go: averages over the whole image, as in a gate.
+        sizes: output over input size of calls that are told a size.
+        names: of the calls, in order.
+    """
+
+    model: nn.Module
+    targets: list[Target]
+    cuts: set[int]
+    sizes: dict
+    names: list[str]
+
+    def field(self, shape: Sequence[int], side: int, period: int) -> int | None:
+        """The field along one side of an image of this shape, in pixels; None if it touches the image's border.
+
+        Args:
+            period: how many neighbouring positions to ask; the largest field of them counts.
+        """
+        generator = torch.Generator().manual_seed(1)
+        image = (0.5 + torch.rand(1, *shape, generator=generator, dtype=torch.float64)).requires_grad_()
+        passing = Passing([t.call for t in self.targets], self.cuts, self.sizes)
+        pixels = image * 1  # a network may write into its input
+        with contextlib.suppress(Seen), passing:
+            self.model(pixels)
+        if self.names[: len(passing.names)] != passing.names:
+            raise NoFootprint("the network takes another path on another image")
+        fields = [0]
+        for target in self.targets:
+            result = passing.kept[target.call]
+            axis = result.dim() - 2 + side if target.axes[side] is None else target.axes[side]
+            middle = result.shape[axis] // 2
+            for position in range(middle, min(middle + period, result.shape[axis])):
+                (gradient,) = torch.autograd.grad(result.select(axis, position).sum(), image, retain_graph=True)
+                if not gradient.isfinite().all():
+                    raise NoFootprint("the gradients are not finite")
+                seen = gradient.abs().sum((0, 1, 3 - side)).nonzero().flatten().tolist()
+                if seen and (seen[0] == 0 or seen[-1] == shape[1 + side] - 1):
+                    return None
+                fields.append(seen[-1] - seen[0] + 1 if seen else 0)
+        return max(fields)
+
+
+def dry_run(model: nn.Module, shape: Sequence[int], choose: Callable[..., list[int]]) -> Probe:
+    """One pass on an image of the given shape, to see which calls to measure and which to cut."""
+    image = torch.ones(1, *shape, dtype=torch.float64)
+    passing = Passing()
+    with torch.no_grad(), passing:
+        passing.recorder = recorder = Recorder(image)
+        with recorder:
+            recorder.answer = model(image)
+    recorder.outputs = operands(recorder.describe(recorder.answer))
+    found = layouts(recorder.operations, image.shape)
+    wanted = choose(recorder, found, set(passing.made))
+    if not wanted:
+        raise NoFootprint("no call of the network makes the map that is asked for")
+    targets, cuts = [], set()
+    for index in wanted:
+        layout = found[index]
+        axes = (None, None)
+        if not isinstance(layout, Unfollowed):
+            axes = tuple(layout[0].axis(side) for side in SIDES)
+            cuts |= {passing.made[op] for op in layout[0].through if op in passing.made}
+        targets.append(Target(passing.made[index], axes))
+    return Probe(model, targets, cuts, passing.sizes, passing.names)
+
+
+def passing_copy(model: nn.Module) -> nn.Module:
+    """A float64 copy on the CPU with positive random parameters; a kernel's outputs are averages of its inputs."""
+    generator = torch.Generator().manual_seed(0)
+    memo = {}
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            values = torch.empty(parameter.shape, dtype=torch.float64).uniform_(0.5, 1.5, generator=generator)
+            memo[id(parameter)] = nn.Parameter(values.div_(parameter[0].numel() if parameter.dim() > 1 else 1))
+    model = copied(model, memo).cpu().double().eval()
+    with torch.no_grad():
+        for buffer in model.buffers():
+            if buffer.is_floating_point():
+                buffer.copy_(buffer.nan_to_num().abs())
+    return model
+
+
+def field_along(probe: Probe, shape: Sequence[int], side: int, guess: Sequence[Line] | None) -> int:
+    """The field along one side, on strips that grow until it does not touch their ends.
+
+    Where a narrow strip shows nothing, the network looks into the padding beside it: wider ones follow.
+    """
+    other, length = shape[2 - side], long_enough(shape, side, guess)
+    period = guess[side].period if guess else 4
+    enough = max(other, min(long_enough(shape, 1 - side, guess), SQUARE))
+    field, failure = None, ""
+    for width in dict.fromkeys((min(NARROW, other), other, enough)):
+        try:
+            field = on_strips(probe, shape[0], side, length, width, period)
+        except FAILURES as error:
+            failure = f"the network does not take an image of {length} x {width}: {one_line(error)}"
+        if field:
+            return field
+    with contextlib.suppress(*FAILURES):
+        field = probe.field(shape, side, period) if field is None else field
+    if field is None:
+        raise NoFootprint(failure or f"the field reaches beyond {LONGEST} pixels")
+    return field
+
+
+def long_enough(shape: Sequence[int], side: int, guess: Sequence[Line] | None) -> int:
+    """The length of a strip in whose middle the field will probably not touch the ends."""
+    own = shape[1 + side]
+    if guess is None:
+        return 2 * own
+    line = guess[side]
+    step = max(1, abs(line.step))
+    return own + step * max(0, -(-(line.field + 4 * step + 2 - own) // step))
+
+
+def on_strips(probe: Probe, channels: int, side: int, length: int, width: int, period: int) -> int | None:
+    """The field on a strip of this length, or twice, four times, ... the length; None if no strip is long enough."""
+    while length <= LONGEST:
+        strip = (length, width) if side == 0 else (width, length)
+        field = probe.field((channels, *strip), side, period)
+        if field is not None:
+            return field
+        length *= 2
+    return None
+
+
+def one_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,116 @@
+"""The network that the command line audits: one of ours, a run's checkpoint, or a class in anybody's file."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from torch import nn
+
+from utils.auditing.footprint import one_line
+from utils.errors import InputError, lookup
+from utils.models import MODELS, build_model
+from utils.recipes import RECIPES, Recipe
+from utils.runs import load_model
+
+DEFAULT_RECIPE = "fast"  # of networks of ours that have no recipe of their own
+
+
+@dataclass(frozen=True)
+class Given:
+    """A network, the recipe it is trained with if that is known, and the folder of its run if there is one."""
+
+    model: nn.Module
+    recipe: Recipe | None = None
+    run: Path | None = None
+
+
+def given_network(place: str, arguments: str = "{}", recipe: str | None = None) -> Given:
+    """What `place` names: "s7", "runs/s7/best.pt", or "path/to/file.py:ClassName".
+
+    Args:
+        arguments: of the network's constructor, as a JSON object.
+        recipe: a name; by default the checkpoint's or the network's own, else "fast"; none for a file.
+
+    Raises:
+        InputError: the network cannot be had; the message is one line.
+    """
+    keywords = parsed(arguments)
+    chosen = None if recipe is None else lookup(RECIPES, recipe, "recipe")
+    if place.endswith(".pt"):
+        if keywords:
+            raise InputError(f"{place}: a checkpoint knows its constructor's arguments: leave --args away")
+        model, checkpoint = load_model(place)
+        folder = Path(place).parent
+        run = folder if (folder / "run.json").is_file() else None
+        return Given(model, chosen or Recipe(**checkpoint["recipe"]), run)
+    path, colon, name = place.rpartition(":")
+    if colon and name.isidentifier():
+        return Given(made(own_module(Path(path)), name, keywords), chosen)
+    if place.endswith(".py"):
+        raise InputError(f"{place}: name the class too, as in {place}:Net")
+    lookup(MODELS, place, "model")
+    try:
+        return Given(build_model(place, **keywords), chosen or RECIPES.get(place, RECIPES[DEFAULT_RECIPE]))
+    except (TypeError, RuntimeError, ValueError) as error:
+        raise InputError(f"{place} cannot be made with {keywords}: {one_line(error)}") from error
+
+
+def parsed(arguments: str) -> dict:
+    try:
+        keywords = json.loads(arguments)
+    except ValueError as error:
+        raise InputError(f"""--args {arguments}: not JSON ({error}); write --args '{{"width": 32}}'""") from error
+    if not isinstance(keywords, dict):
+        raise InputError(f"""--args {arguments}: not a JSON object; write --args '{{"width": 32}}'""")
+    return keywords
+
+
+def own_module(path: Path) -> ModuleType:
+    """The user's file, run as a module. What lies beside it can be imported by it."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    print(f"python -m utils: this runs {path}, your own file", file=sys.stderr)
+    spec = importlib.util.spec_from_file_location(f"audited_{path.stem}", path)
+    if spec is None:
+        raise InputError(f"{path}: not a Python file; its name must end in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and pickle look for it there
+    sys.path.insert(0, str(path.parent.resolve()))
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise InputError(f"{path} cannot be run: {placed(error, path)}") from error
+    finally:
+        sys.path.remove(str(path.parent.resolve()))
+    return module
+
+
+def made(module: ModuleType, name: str, keywords: dict) -> nn.Module:
+    """`module.name(**keywords)`."""
+    path = Path(module.__file__)
+    if not hasattr(module, name):
+        there = [n for n, v in vars(module).items() if isinstance(v, type) and issubclass(v, nn.Module)]
+        raise InputError(f"{path}: no {name} in it; there are: {', '.join(there) or 'no networks'}")
+    make = getattr(module, name)
+    try:
+        model = make if isinstance(make, nn.Module) else make(**keywords)
+    except (Exception, SystemExit) as error:
+        raise InputError(f"{path}: {name} cannot be made with {keywords}: {placed(error, path)}") from error
+    if not isinstance(model, nn.Module):
+        raise InputError(f"{path}: {name} is no torch.nn.Module but {type(model).__name__}")
+    return model
+
+
+def placed(error: BaseException, path: Path) -> str:
+    """The error in one line, with the line of the user's file that led to it."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    number = error.lineno if isinstance(error, SyntaxError) else frames[-1].lineno if frames else None
+    where = "" if number is None else f" (line {number})"
+    message = error.msg if isinstance(error, SyntaxError) else one_line(error)
+    return f"{type(error).__name__}: {message}{where}"

@@ -1,0 +1,155 @@
+"""The rows of an audit that a network answers for: structure, pooling, kinds of convolution, parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from utils.auditing.anatomy import AVERAGES, Anatomy
+from utils.auditing.convolutions import Convolution, name_of, short
+from utils.auditing.requirement import MAX_PARAMETERS, Requirement, row, shortened
+
+NOT_RUN = "the network does not run"
+
+
+def structure_row(anatomy: Anatomy) -> Requirement:
+    """C1 C2 C3 C4 O. The reducing convolution may be a block's last layer or the next one's first."""
+    reducing = [c for c in anatomy.body if anatomy.reduces(c)]
+    stages = anatomy.stages
+    blocks: list[list[Convolution]] = []
+    for last in (True, False):
+        numbers = [stages[c.operation.index] - (last and c in reducing) for c in anatomy.body]
+        found = [[c for c, n in zip(anatomy.body, numbers, strict=True) if n == k] for k in sorted(set(numbers))]
+        if last or len(found) == 4 != len(blocks):
+            blocks = found
+    faults = []
+    if len(blocks) != 4:
+        faults.append(f"{len(blocks)} {'block' if len(blocks) == 1 else 'blocks'}")
+    pools = [*anatomy.max_pools, *anatomy.average_pools]
+    between = [o for o in pools if o.index not in anatomy.behind_the_map]
+    if between:
+        faults.append(f"pooling in {names(map(name_of, between))}")
+    convolutions = {c.operation.index for c in anatomy.convolutions}
+    changes = [(o, anatomy.jump_changes(o)) for o in anatomy.operations if o.index in anatomy.live]
+    other = [o for o, change in changes if change > 0 and o.index not in convolutions and o not in pools]
+    if other:
+        faults.append(f"reduced without a convolution in {names(map(name_of, other))}")
+    if any(change < 0 for _, change in changes):
+        faults.append("it enlarges its map again")
+    if not anatomy.closers and not any(len(o.shape) == 2 for o in anatomy.recorder.outputs):
+        faults.append("no output block")
+    text = ", ".join(f"C{i} {block_sizes(block)}" for i, block in enumerate(blocks, 1)) or "no convolution"
+    measured = f"other: {'; '.join(faults)} ({text})" if faults else f"four blocks: {text}"
+    return row("structure", measured, not faults, [c.name for c in reducing])
+
+
+def block_sizes(block: Sequence[Convolution]) -> str:
+    """The map's size in a block: "32 > 16", or "16" where it stays."""
+    before = max(tuple(c.operation.arguments["input"].shape[2:]) for c in block)
+    after = min(tuple(c.operation.shape[2:]) for c in block)
+    return short(before) if before == after else f"{short(before)} > {short(after)}"
+
+
+def max_pooling_row(anatomy: Anatomy) -> Requirement:
+    found = list(map(name_of, anatomy.max_pools))
+    return row("max_pooling", "found" if found else "none", not found, found)
+
+
+def bonus_row(anatomy: Anatomy) -> Requirement:
+    strided = [c.name for c in anatomy.body if c.is_strided]
+    dilated = [c.name for c in anatomy.body if c.is_dilated]
+    pools = [name_of(o) for o in (*anatomy.max_pools, *anatomy.average_pools)]
+    if strided:
+        return row("bonus", "strided convolutions", False, strided)
+    if pools:
+        return row("bonus", "pooling", False, pools)
+    return row("bonus", "dilated, no stride" if dilated else "nothing dilated", bool(dilated), dilated)
+
+
+def depthwise_row(anatomy: Anatomy) -> Requirement:
+    """groups == channels, more than one, and then a 1x1 that mixes; what only looks like it is named."""
+    depthwise = [c for c in anatomy.body if c.is_depthwise]
+    separable = [c.name for c in depthwise if anatomy.pointwise_after(c)]
+    lonely = [c.name for c in depthwise if c.name not in separable]
+    grouped = [c.name for c in anatomy.body if c.groups > 1 and not c.is_depthwise]
+    said = [f"{len(separable)} depthwise separable" if separable else "none"]
+    said += [f"depthwise without a pointwise after it: {names(lonely)}"] if lonely else []
+    said += [f"grouped, not depthwise: {names(grouped)}"] if grouped else []
+    return row("depthwise", "; ".join(said), bool(separable), separable)
+
+
+def dilated_row(anatomy: Anatomy) -> Requirement:
+    dilated = [c for c in anatomy.body if c.is_dilated]
+    idle = [c.name for c in anatomy.body if max(c.dilation) > 1 and not c.is_dilated]
+    said = ", ".join(dict.fromkeys(c.kind for c in dilated)) or "none"
+    said += f"; dilated, but of one tap: {names(idle)}" if idle else ""
+    return row("dilated", said, bool(dilated), [c.name for c in dilated])
+
+
+def gap_row(anatomy: Anatomy) -> Requirement:
+    """An average over the whole map, however it is written, on every way to the answer."""
+    closers = anatomy.closers
+    wrong = [o for o in closers if not averages(anatomy, o)]
+    where = map(name_of, wrong or closers)
+    if not closers:
+        return row("gap", "none: the answer is not made of a pooled map", False)
+    if wrong:
+        return row("gap", f"none: {names(o.function for o in wrong)} takes the place of the average", False, where)
+    return row("gap", "global average pooling", True, where)
+
+
+def averages(anatomy: Anatomy, operation) -> bool:
+    """Whether it is a mean: also a sum that is divided by the number of positions next."""
+    if operation.function in AVERAGES:
+        return True
+    if operation.function != "sum":
+        return False
+    shape = operation.arguments["self"].shape
+    count = torch.Size(shape).numel() / torch.Size(operation.shape).numel()
+    following = [anatomy.operations[i] for i in anatomy.consumers.get(operation.index, [])]
+    factors = [(o.function.rstrip("_"), o.arguments.get("other")) for o in following]
+    return any((f == "div" and n == count) or (f == "mul" and n == 1 / count) for f, n in factors)
+
+
+def params_row(model: nn.Module, shape: Sequence[int] | None, lazy: bool = False) -> Requirement:
+    """Every parameter once. torchsummary's total, which many quote, is named where it differs."""
+    total = sum(p.numel() for p in model.parameters())
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    said = f"{total:,}"
+    said += f", {trainable:,} of them trainable" if trainable != total else ""
+    said += ", once its lazy layers have seen an image" if lazy else ""
+    where: list[str] = []
+    if shape is not None and (other := torchsummary_total(model, shape)) != total:
+        said += f"; torchsummary says {other:,}"
+        where = [n for n, p in model.named_parameters() if n.rpartition(".")[2] not in ("weight", "bias")]
+    return row("params", said, total < MAX_PARAMETERS, where)
+
+
+def torchsummary_total(model: nn.Module, shape: Sequence[int]) -> int:
+    """The total that torchsummary would print: weight and bias of each module, as often as it is called."""
+    counts: list[int] = []
+    handles = []
+
+    def count(module: nn.Module, inputs, output) -> None:
+        tensors = (getattr(module, name, None) for name in ("weight", "bias"))
+        counts.append(sum(t.numel() for t in tensors if isinstance(t, torch.Tensor)))
+
+    def watch(module: nn.Module) -> None:
+        if not isinstance(module, (nn.Sequential, nn.ModuleList)) and module is not model:
+            handles.append(module.register_forward_hook(count))
+
+    model.apply(watch)
+    try:
+        with torch.no_grad():
+            model(torch.ones(1, *shape))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return sum(counts)
+
+
+def names(found) -> str:
+    """Names of which some may come twice, as a part of a sentence."""
+    return shortened(list(dict.fromkeys(found)))
