@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-PLACES = ("pyproject.toml", "README.md", "notebooks/S7.ipynb")
+PLACES = ("pyproject.toml", "README.md", "notebooks/S7.ipynb", "notebooks/compare.ipynb")
 
 
 def current() -> str:

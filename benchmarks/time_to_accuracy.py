@@ -1,0 +1,127 @@
+"""How soon is a network at 85 %? Wall time from the call of `fit` to the end of the first epoch that gets there.
+
+    python benchmarks/time_to_accuracy.py                                    # s7 under fast, 5 seeds
+    python benchmarks/time_to_accuracy.py s7:fast residual:residual --seeds 3 --target 80
+
+Everything counts but reading the data set. With several runs, one seed of each takes its turn: a noisy machine is then
+noisy for all of them. The ratio is to the first. Finished runs are kept under runs/time and not repeated; one that was
+interrupted goes on where it was. Prints a table; writes benchmarks/results/time_to_accuracy.csv (one row an epoch) and
+images/time_to_accuracy.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import statistics
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from utils import RECIPES, ImageData, InputError, build_model, fit, load_cifar10
+from utils.errors import TrainingError, lookup
+from utils.plots import accuracy_by_seconds
+from utils.runs import read_history
+from utils.tables import as_table
+
+CSV = ROOT / "benchmarks" / "results" / "time_to_accuracy.csv"
+COLUMNS = ("model", "recipe", "seed", "epoch", "seconds", "test_accuracy")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="*", default=["s7:fast"], metavar="MODEL:RECIPE", help="default: s7:fast")
+    parser.add_argument("--target", type=float, default=85.0, help="%% of the test images (default: 85)")
+    parser.add_argument("--seeds", type=int, default=5, help="how many, from 0 on")
+    parser.add_argument("--data", default="auto")
+    parser.add_argument("--as-it-is", action="store_true", help="keep a recipe's float32 and its image-by-image policy")
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "time", help="where the runs are kept")
+    parsed = parser.parse_args(arguments)
+    try:
+        pairs = [pair(text) for text in parsed.runs]
+        data = load_cifar10(parsed.data)
+        curves = {name: [] for name in parsed.runs}
+        for seed in range(parsed.seeds):
+            for name, (model, recipe) in zip(parsed.runs, pairs, strict=True):
+                recipe = RECIPES[recipe]
+                if not parsed.as_it_is:
+                    recipe = replace(recipe, precision="auto", per_image=False)
+                folder = parsed.out / f"{model}-{recipe.name}-{parsed.target:g}-seed{seed}"
+                curves[name].append(run(model, recipe, seed, data, parsed.target, folder))
+    except (InputError, TrainingError) as error:
+        print(f"time_to_accuracy.py: {error}", file=sys.stderr)
+        return 2 if isinstance(error, InputError) else 1
+    except KeyboardInterrupt:
+        return 130
+    print(as_table(summary(curves, parsed.target)))
+    hardware = json.loads((folder / "run.json").read_text(encoding="utf-8"))["hardware"]
+    print(f"{data.origin}\n{hardware}")
+    CSV.parent.mkdir(parents=True, exist_ok=True)
+    with open(CSV, "w", newline="", encoding="utf-8") as lines:
+        writer = csv.writer(lines, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for (model, recipe), histories in zip(pairs, curves.values(), strict=True):
+            for seed, history in enumerate(histories):
+                writer.writerows([model, recipe, seed, *(record[c] for c in COLUMNS[3:])] for record in history)
+    accuracy_by_seconds(curves, parsed.target, data.origin).savefig(ROOT / "images" / "time_to_accuracy.png")
+    return 0
+
+
+def pair(text: str) -> tuple[str, str]:
+    """Model and recipe of "model:recipe".
+
+    Raises:
+        InputError: it has another form, or the recipe is unknown. An unknown model is named by `build_model`.
+    """
+    model, colon, recipe = text.partition(":")
+    if not colon:
+        raise InputError(f"{text!r} is not MODEL:RECIPE, as in s7:fast")
+    lookup(RECIPES, recipe, "recipe")
+    return model, recipe
+
+
+def run(model_name: str, recipe, seed: int, data: ImageData, target: float, folder: Path) -> list[dict]:
+    """The history of one run, which ends with the first epoch at `target` or with the recipe's last."""
+    if (folder / "run.json").exists():
+        history = read_history(folder / "history.csv")
+        if history[-1]["test_accuracy"] >= target or len(history) == recipe.epochs:
+            return history
+    model = build_model(model_name, seed=seed, classes=len(data.classes))
+    return fit(model, data, recipe, seed=seed, out=folder, resume=True, until=target)
+
+
+def summary(curves: dict[str, list[list[dict]]], target: float) -> list[tuple]:
+    """The printed table, heading first: seconds to the target over the seeds that got there."""
+    rows = [("run", f"at {target:g} %", "median s", "least", "most", "epochs", "ratio to the first")]
+    first = None
+    for name, histories in curves.items():
+        got_there = [h for h in histories if h[-1]["test_accuracy"] >= target]
+        there = f"{len(got_there)} of {len(histories)} seeds"
+        if not got_there:
+            rows.append((name, there, "-", "-", "-", "-", "-"))
+            continue
+        seconds = [history[-1]["seconds"] for history in got_there]
+        middle = statistics.median(seconds)
+        first = first or middle
+        epochs = sorted({len(history) for history in got_there})
+        spread = f"{epochs[0]}" if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}"
+        rows.append(
+            (
+                name,
+                there,
+                f"{middle:.0f}",
+                f"{min(seconds):.0f}",
+                f"{max(seconds):.0f}",
+                spread,
+                f"{middle / first:.1f}",
+            )
+        )
+    return rows
+
+
+if __name__ == "__main__":
+    sys.exit(main())
