@@ -68,7 +68,7 @@ def test_the_stored_run_was_on_cifar10_and_says_on_which_copy():
 
 def test_the_address_is_the_same_everywhere():
     address = load_script("badge").current()
-    for place in ("README.md", "notebooks/S7.ipynb"):
+    for place in ("README.md", "notebooks/S7.ipynb", "notebooks/compare.ipynb"):
         badges = re.findall(r"colab\.research\.google\.com/github/([\w.-]+/[\w.-]+)/blob", (ROOT / place).read_text())
         assert badges
         assert set(badges) == {address}, place

@@ -58,11 +58,11 @@ def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
     tall = x.size(0) > x.size(1)
     x = x.T if tall else x
     gram = x @ x.T
-    product = torch.eye(len(gram), device=x.device)
-    for _ in range(steps):
+    for step in range(steps):
         polynomial = torch.addmm(gram, gram, gram, beta=b, alpha=c)
         polynomial.diagonal().add_(a)
-        gram = polynomial @ gram @ polynomial
-        product = polynomial @ product
+        product = polynomial @ product if step else polynomial
+        if step < steps - 1:
+            gram = polynomial @ gram @ polynomial
     x = product @ x
     return x.T if tall else x
