@@ -47,7 +47,7 @@ OPTIONAL = ("bonus",)
 VERDICTS = {True: "passed", False: "FAILED", None: "-"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """What `audit` found; prints as a table, and renders as one in a notebook.
 
@@ -89,6 +89,8 @@ class Report:
     def __str__(self) -> str:
         verdict = "passed" if self.passed else "FAILED"
         return f"{self.model}: {verdict}\n{as_table(self.rows())}\nreceptive field: {self.receptive_field_method}"
+
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         verdict = "passed" if self.passed else "FAILED"

@@ -70,13 +70,8 @@ def curves(history: Sequence[dict], title: str, origin: str) -> Figure:
     rate.plot(column["epoch"], column["learning_rate"], color="tab:green")
     last = history[-1]
     accuracy.axhline(last["test_accuracy"], color="grey", linewidth=0.7)
-    accuracy.annotate(
-        f"last epoch {last['test_accuracy']:.2f} %",
-        (last["epoch"], last["test_accuracy"]),
-        xytext=(0, -20),
-        textcoords="offset points",
-        ha="right",
-    )
+    text = f"last epoch {last['test_accuracy']:.2f} %"
+    accuracy.text(0.03, 0.92, text, transform=accuracy.transAxes, va="top")  # the curves come from below
     for axis, label in ((loss, "loss (nats)"), (accuracy, "accuracy (%)"), (rate, "learning rate")):
         axis.set(xlabel="epoch", ylabel=label)
         axis.xaxis.get_major_locator().set_params(integer=True)
