@@ -58,10 +58,11 @@ def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
     tall = x.size(0) > x.size(1)
     x = x.T if tall else x
     gram = x @ x.T
+    product = None
     for step in range(steps):
         polynomial = torch.addmm(gram, gram, gram, beta=b, alpha=c)
         polynomial.diagonal().add_(a)
-        product = polynomial @ product if step else polynomial
+        product = polynomial if product is None else polynomial @ product
         if step < steps - 1:
             gram = polynomial @ gram @ polynomial
     x = product @ x
