@@ -32,6 +32,7 @@ COLOURS = {  # fills; each is light enough for black text, and the page behind i
 COLOURS["dilated depthwise"] = f"{COLOURS['depthwise']}:{COLOURS['dilated']}"  # from left to right
 LINE, FRAME, RESIDUAL, STRIDED = "#555555", "#bbbbbb", "#c2410c", "#1d5fa8"
 FONT = "Helvetica,Arial,sans-serif"
+PAGE = {"size": "8.4,20"}  # inches: what is wider is scaled down, to fit the column of a page
 # Each column is one rank of a graph laid out from left to right. Within a rank dot goes upwards, so edges inside a
 # column are given from the later to the earlier node, with their arrow at the back.
 GRAPH = {"rankdir": "LR", "newrank": "true", "nodesep": "0.2", "ranksep": "0.3", "bgcolor": "white", "pad": "0.1"}
@@ -69,7 +70,7 @@ def draw(model: nn.Module, input_shape: Sequence[int] = (3, 32, 32)) -> graphviz
     notes += [f'<font color="{RESIDUAL}">dashed: residual</font>'] if residual else []
     if notes:
         title += f'<br/><font point-size="11">{(NO_BREAK * 4).join(notes)}</font>'
-    graph = graphviz.Digraph(name, graph_attr=GRAPH | TITLE | {"label": f"<{title}>"}, node_attr=BOX | SIZE)
+    graph = graphviz.Digraph(name, graph_attr=GRAPH | PAGE | TITLE | {"label": f"<{title}>"}, node_attr=BOX | SIZE)
     graph.attr("edge", color=LINE, arrowsize="0.6")
     if len(blocks) > 1:
         lay_out(graph, nodes, blocks, residual)
