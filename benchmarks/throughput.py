@@ -174,7 +174,7 @@ def policy_rows(data: ImageData, images: int = 5000) -> list[tuple]:
     threads = torch.get_num_threads()
     ways = {"whole batches, 1 thread": whole_batches, "Albumentations, 1 thread": lambda: one_by_one(0)}
     ways |= {f"whole batches, {threads} threads": whole_batches}
-    ways |= {f"Albumentations, {n} loader workers": lambda n=n: one_by_one(n) for n in (1, 2)}
+    ways |= {f"Albumentations, loader workers: {n}": lambda n=n: one_by_one(n) for n in (1, 2)}
     rates = {}
     for name, way in ways.items():
         torch.set_num_threads(1 if "1 thread" in name else threads)
