@@ -78,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     print(as_table(policy_rows(data)))
     title = f"A training step of {parsed.model}, {1e6 * step:.0f} us an image"
-    figure = stacked_bar({stage: 1e6 * middle[stage] for stage in STAGES}, title, "us an image")
+    figure = stacked_bar({stage: 1e6 * middle[stage] for stage in STAGES}, title, "us an image", data.origin)
     figure.savefig(ROOT / "images" / "throughput.png")
     return 0
 

@@ -87,12 +87,11 @@ def test_accuracy_is_drawn_against_seconds_a_colour_a_run():
 
 
 def test_a_stacked_bar_has_its_parts_end_to_end():
-    axis = plots.stacked_bar({"forward": 30.0, "backward": 90.0}, "A step", "us an image").axes[0]
-    assert [(bar.get_x(), bar.get_width()) for bar in axis.patches] == [(0, 30), (30, 90)]
-    assert [text.get_text() for text in axis.get_legend().get_texts()] == [
-        "forward 30.0 (25 %)",
-        "backward 90.0 (75 %)",
-    ]
+    figure = plots.stacked_bar({"forward": 30.0, "backward": 90.0}, "A step", "us an image", "tiny colours")
+    assert [(bar.get_x(), bar.get_width()) for bar in figure.axes[0].patches] == [(0, 30), (30, 90)]
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == ["forward 30.0 (25 %)", "backward 90.0 (75 %)"]
+    assert "tiny colours" in texts(figure)
 
 
 def test_the_confusion_matrix_shows_every_count(result):

@@ -139,9 +139,9 @@ def accuracy_by_seconds(curves: dict[str, Sequence[Sequence[dict]]], target: flo
     return titled(figure, f"Time to {target:g} % of the test images", origin)
 
 
-def stacked_bar(parts: dict[str, float], title: str, unit: str) -> Figure:
+def stacked_bar(parts: dict[str, float], title: str, unit: str, origin: str) -> Figure:
     """One bar made of `parts`, each with its name, amount and share."""
-    figure = Figure(figsize=(9, 1.9), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(9, 2.2), dpi=DPI, layout="constrained")
     axis = figure.subplots()
     whole, left = sum(parts.values()), 0.0
     for name, amount in parts.items():
@@ -149,9 +149,8 @@ def stacked_bar(parts: dict[str, float], title: str, unit: str) -> Figure:
         left += amount
     axis.set(xlabel=unit, yticks=[], xlim=(0, whole))
     axis.spines[["top", "right", "left"]].set_visible(False)
-    axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(parts), fontsize=8, frameon=False)
-    axis.set_title(title, fontsize=10)
-    return figure
+    figure.legend(loc="outside lower center", ncols=len(parts), fontsize=8, frameon=False)
+    return titled(figure, title, origin)
 
 
 def confusion(result: Evaluation) -> Figure:
