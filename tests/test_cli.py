@@ -149,6 +149,15 @@ def test_ctrl_c_ends_with_130_and_says_how_to_go_on(tmp_path, monkeypatch, capsy
     assert "Interrupted" in capsys.readouterr().out
 
 
+def test_a_reader_that_has_gone_is_no_traceback():
+    running = subprocess.Popen(
+        [sys.executable, "-m", "utils", "recipes"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    running.stdout.close()
+    assert running.stderr.read() == b""
+    assert running.wait() == 141
+
+
 def test_the_package_runs_as_a_module(tmp_path):
     done = subprocess.run([sys.executable, "-m", "utils", "models"], capture_output=True, text=True)
     assert done.returncode == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import sys
 from dataclasses import asdict, fields, replace
 
@@ -27,15 +28,25 @@ from utils.tables import as_table
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command. Returns 0 on success, 1 when what it checks fails, 2 on bad input, 130 on Ctrl-C."""
+    """Runs one command.
+
+    Returns:
+        0 on success, 1 when what it checks fails, 2 on bad input, 130 on Ctrl-C, 141 when whoever reads its output (as
+        in `| head`) has gone.
+    """
     parsed = parser().parse_args(arguments)
     try:
-        return parsed.command(parsed)
+        status = parsed.command(parsed)
+        sys.stdout.flush()  # here, where it can be caught, and not when Python ends
+        return status
     except (InputError, TrainingError) as error:
         print(f"python -m utils: {error}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
+        return 141
 
 
 def train_command(arguments: argparse.Namespace) -> int:
