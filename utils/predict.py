@@ -2,32 +2,42 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 
+from utils.arrays import check_size
 from utils.device import autocast, pick_precision
 from utils.errors import InputError
 from utils.evaluation import normalize
+from utils.pictures import FORMATS
+
+LARGEST_FILE = 50_000_000  # bytes
 
 
 def load_picture(path: str | Path, side: int = 32) -> Tensor:
     """A picture file as uint8 (3, side, side): the middle square of it, scaled. Transparent parts become white.
 
     Raises:
-        InputError: the file is missing, or not a picture that Pillow can read.
+        InputError: the file is missing, too large, or not a picture in one of the usual formats.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such picture")
+    check_size(path, LARGEST_FILE)
     try:
-        with Image.open(path) as opened:
-            picture = ImageOps.exif_transpose(opened).convert("RGBA")
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=FORMATS) as opened:
+                picture = ImageOps.exif_transpose(opened).convert("RGBA")
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise InputError(f"{path}: more than {Image.MAX_IMAGE_PIXELS:,} pixels; scale it down first") from error
+    except Exception as error:  # PIL's many readers raise as many kinds of exception on broken bytes
         raise InputError(f"{path}: not a picture that can be read; PNG and JPEG can") from error
     white = Image.new("RGBA", picture.size, "white")
     picture = Image.alpha_composite(white, picture).convert("RGB")

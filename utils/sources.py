@@ -21,10 +21,11 @@ from sklearn.model_selection import train_test_split
 from torchvision.datasets import CIFAR10
 from torchvision.datasets.utils import calculate_md5
 
-from utils.arrays import CIFAR10_CLASSES, DIGITS, ORIGINAL, SIDE, SPLITS, Arrays
+from utils.arrays import ARCHIVE_BYTES, CIFAR10_CLASSES, DIGITS, ORIGINAL, SIDE, SPLITS, Arrays, check_size
 from utils.errors import InputError
 from utils.pictures import cached, class_folders, parquet_files, read_folders, read_parquet
 
+LARGEST_BATCH = 32_000_000  # bytes: each of the original's has 31,035,999 at most
 RECOGNISED = (
     f"{CIFAR10.filename}, its extracted folder {CIFAR10.base_folder}, train-*.parquet with test-*.parquet, "
     "or pictures in train/<class>/ and test/<class>/"
@@ -98,6 +99,7 @@ def _read_archive(path: Path, cache: Path) -> Arrays:
     with path.open("rb") as file:
         if file.read(512).lstrip().startswith(b"<"):
             raise InputError(f"{path} is an HTML page, not {CIFAR10.filename}; download it anew")
+    check_size(path, ARCHIVE_BYTES)
     _check_md5(path, calculate_md5(path), CIFAR10.tgz_md5)
 
     def unpack() -> Arrays:
@@ -112,6 +114,8 @@ def _read_extracted(folder: Path, cache: Path) -> Arrays:
     missing = [name for name, _ in _batches() if not (folder / name).is_file()]
     if missing:
         raise InputError(f"{folder} lacks {', '.join(missing)}; extract {CIFAR10.filename} anew")
+    for name, _ in _batches():
+        check_size(folder / name, LARGEST_BATCH)
     contents = {name: (folder / name).read_bytes() for name, _ in _batches()}
     key = [[name, hashlib.md5(batch).hexdigest()] for name, batch in contents.items()]
     return cached(cache, key, lambda: _from_batches(contents, folder))
