@@ -9,8 +9,6 @@ the last epoch.
 from __future__ import annotations
 
 import argparse
-import csv
-import json
 import statistics
 import sys
 from pathlib import Path
@@ -18,51 +16,36 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from utils import RECIPES, InputError, build_model, fit, load_cifar10
-from utils.errors import lookup
-from utils.plots import curves
-from utils.runs import read_history, write
+from utils import RECIPES, InputError, load_cifar10
+from utils.errors import TrainingError, lookup
+from utils.files import write
+from utils.history import read_history
+from utils.plots import curves, repeats
+from utils.repeat import Repeats, repeat
 
 BEGIN, END = "<!-- results: make results -->", "<!-- end of results -->"
-COLUMNS = ("seed", "test_accuracy", "test_loss", "best_test_accuracy", "seconds", "seconds_to_target")
 
 
-def train_seeds(model_name: str, recipe_name: str, source: str, seeds: int, runs: Path) -> list[dict]:
-    """One run a seed; returns their run.json records."""
-    recipe = lookup(RECIPES, recipe_name, "recipe")
-    data = load_cifar10(source)
-    records = []
-    for seed in range(seeds):
-        folder = runs / f"{model_name}-{recipe_name}-seed{seed}"
-        model = build_model(model_name, seed=seed, classes=len(data.classes))
-        fit(model, data, recipe, seed=seed, out=folder, resume=True)
-        records.append(json.loads((folder / "run.json").read_text(encoding="utf-8")))
-    return records
-
-
-def as_csv_rows(records: list[dict]) -> list[dict]:
-    return [{"seed": record["seed"]} | {key: record["results"][key] for key in COLUMNS[1:]} for record in records]
-
-
-def as_markdown(records: list[dict], command: str, csv_path: str) -> str:
+def as_markdown(runs: Repeats, command: str, csv_path: str) -> str:
     """The README's table, all of it from the runs' own records."""
-    first = records[0]
-    accuracies = [record["results"]["test_accuracy"] for record in records]
-    seconds = [record["results"]["seconds"] for record in records]
-    spread = f" ± {statistics.stdev(accuracies):.2f}" if len(records) > 1 else ""
-    reached = sum(a >= first["results"]["target"] for a in accuracies)
+    first, n = runs.records[0], len(runs.records)
+    spread, interval = "", ""
+    if n > 1:
+        spread = f" ± {runs.deviation:.2f}"
+        interval = "; 95 % confidence interval of the mean {:.2f} to {:.2f}".format(*runs.mean_interval)
     versions = first["versions"]
     return "\n".join(
         [
             BEGIN,
             "| | |",
             "|---|---|",
-            f"| test accuracy, last epoch | **{statistics.mean(accuracies):.2f}{spread} %** "
-            f"(mean ± sample standard deviation, n = {len(records)} seeds, 0 to {len(records) - 1}) |",
-            f"| lowest and highest seed | {min(accuracies):.2f} %, {max(accuracies):.2f} % |",
-            f"| seeds at {first['results']['target']:.2f} % or more | {reached} of {len(records)} |",
-            f"| time of a run, tests included | median {statistics.median(seconds):.0f} s "
-            f"({min(seconds):.0f} to {max(seconds):.0f}), {first['recipe']['epochs']} epochs |",
+            f"| test accuracy, last epoch | **{runs.mean:.2f}{spread} %** "
+            f"(mean ± sample standard deviation, n = {n} seeds, 0 to {n - 1}{interval}) |",
+            f"| lowest and highest seed | {min(runs.accuracies):.2f} %, {max(runs.accuracies):.2f} % |",
+            f"| seeds at {runs.target:.2f} % or more | {runs.reached} of {n} "
+            "(95 % confidence interval: {:.0f} to {:.0f} %) |".format(*runs.reached_interval),
+            f"| time of a run, tests included | median {statistics.median(runs.seconds):.0f} s "
+            f"({min(runs.seconds):.0f} to {max(runs.seconds):.0f}), {first['recipe']['epochs']} epochs |",
             f"| data | {first['data']['provenance']}; {first['data']['test_images']:,} test images |",
             f"| parameters | {first['parameters']:,} |",
             f"| hardware, versions | {first['hardware']}, {first['precision']}; Python {versions['python']}, torch "
@@ -89,27 +72,26 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "seeds", help="where the runs are kept")
     parsed = parser.parse_args(arguments)
     try:
-        records = train_seeds(parsed.model, parsed.recipe, parsed.data, parsed.seeds, parsed.runs)
-    except InputError as error:
+        recipe = lookup(RECIPES, parsed.recipe, "recipe")
+        folder = parsed.runs / f"{parsed.model}-{parsed.recipe}"
+        runs = repeat(parsed.model, load_cifar10(parsed.data), recipe, parsed.seeds, folder)
+    except (InputError, TrainingError) as error:
         print(f"seeds.py: {error}", file=sys.stderr)
-        return 2
+        return 2 if isinstance(error, InputError) else 1
     except KeyboardInterrupt:
         return 130
     name = f"benchmarks/results/{parsed.model}-{parsed.recipe}.csv"
-    (ROOT / name).parent.mkdir(exist_ok=True)
-    with open(ROOT / name, "w", newline="", encoding="utf-8") as lines:
-        writer = csv.DictWriter(lines, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(as_csv_rows(records))
+    write(ROOT / name, runs.to_csv().encode())
     command = f"python benchmarks/seeds.py --seeds {parsed.seeds}"
-    table = as_markdown(records, command, name)
+    table = as_markdown(runs, command, name)
     print(table)
     if (parsed.model, parsed.recipe) == ("s7", "fast"):
         put_into(ROOT / "README.md", table)
-        history = read_history(parsed.runs / "s7-fast-seed0" / "history.csv")
-        data = records[0]["data"]
+        history = read_history(folder / "seed0" / "history.csv")
+        data = runs.records[0]["data"]
         figure = curves(history, "S7Net, recipe fast, seed 0", f"{data['name']}: {data['provenance']}")
         figure.savefig(ROOT / "images" / "curves.png")
+        repeats(runs).savefig(ROOT / "images" / "seeds.png")
     return 0
 
 

@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 from utils import RECIPES, ImageData, InputError, Recipe, build_model, evaluate, fit, load_cifar10
 from utils.errors import TrainingError, lookup
-from utils.runs import write
+from utils.files import write
 
 RESULTS = ROOT / "benchmarks" / "results" / "systems"
 SYSTEMS = ("experiment2", "residual", "dilated_valid", "transition", "strided_separable")  # the shortest first

@@ -28,10 +28,11 @@ import torch.nn.functional as F
 
 from utils import RECIPES, ImageData, InputError, build_model, evaluate, load_cifar10
 from utils.device import autocast, describe_hardware, pick_device
-from utils.engine import Trainer, epoch_batches, recipe_policy, resize
+from utils.engine import epoch_batches, recipe_policy
 from utils.plots import stacked_bar
 from utils.systems import multiply_adds
 from utils.tables import as_table
+from utils.trainer import Trainer, resize
 from utils.transforms import BatchPolicy, per_image_loader
 
 STAGES = ("gather", "augment", "forward", "backward", "optimiser")

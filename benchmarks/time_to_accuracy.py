@@ -24,8 +24,8 @@ sys.path.insert(0, str(ROOT))
 
 from utils import RECIPES, ImageData, InputError, build_model, fit, load_cifar10
 from utils.errors import TrainingError, lookup
+from utils.history import read_history
 from utils.plots import accuracy_by_seconds
-from utils.runs import read_history
 from utils.tables import as_table
 
 CSV = ROOT / "benchmarks" / "results" / "time_to_accuracy.csv"

@@ -12,8 +12,8 @@ from utils.audit import audit
 from utils.data import ImageData, Split, fingerprints
 from utils.errors import InputError
 from utils.evaluation import Evaluation, evaluate, normalize
+from utils.history import history_csv
 from utils.recipes import RECIPES
-from utils.runs import history_csv
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 FILL = tuple(255 * m for m in MEAN)

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import time_to_accuracy
 from utils.errors import InputError
-from utils.runs import read_history
+from utils.history import read_history
 
 
 def history(*pairs: tuple[float, float]) -> list[dict]:

@@ -5,11 +5,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from utils.checkpoint import load_model
 from utils.engine import fit
 from utils.errors import InputError
 from utils.evaluation import EVALUATION_BATCH, check_fit, evaluate, normalize
 from utils.models import build_model
-from utils.runs import load_model
 
 
 class BrightestChannel(nn.Module):

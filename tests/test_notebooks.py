@@ -143,3 +143,8 @@ def test_a_notebook_that_fails_is_kept_as_far_as_it_came(tmp_path):
     kept = nbformat.read(tmp_path / "broken.ipynb", as_version=4)
     assert kept.cells[0].outputs[0].text == "first\n"
     assert (tmp_path / "broken.html").is_file()
+
+
+def test_it_holds_no_secret_and_asks_for_none(notebook):
+    text = "\n".join(cell.source for cell in notebook.cells)
+    assert not re.search(r"getpass|password|passwd|api.?key|token|secret|userdata|input\(", text, re.IGNORECASE)

@@ -1,10 +1,10 @@
 import torch
 from torch import nn
 
-from utils.engine import build_optimizers
 from utils.models import build_model
 from utils.optim import Muon, orthogonalize
 from utils.recipes import Recipe
+from utils.trainer import build_optimizers
 
 
 def kernel(seed: int = 0) -> nn.Parameter:

@@ -5,6 +5,7 @@ import torch
 from matplotlib.figure import Figure
 
 from utils import plots
+from utils.errors import InputError
 from utils.evaluation import Evaluation, evaluate
 from utils.transforms import BatchPolicy, assignment_policy
 
@@ -126,3 +127,18 @@ def test_normalising_can_be_taken_back(tiny):
 
     images = tiny.test.images[:4]
     assert torch.equal(plots.denormalize(normalize(images, tiny.mean, tiny.std), tiny.test), images)
+
+
+def test_repeats_are_counted_by_tenths_of_a_point_beside_mean_and_bar():
+    from test_repeat import runs
+
+    axis = plots.repeats(runs(85.64, 85.67, 85.93, 84.99)).axes[0]
+    assert sum(patch.get_height() for patch in axis.patches) == 4
+    assert max(patch.get_height() for patch in axis.patches) == 2
+    assert [line.get_xdata()[0] for line in axis.lines] == [pytest.approx(85.5575), 85.0]
+    assert [text.get_text() for text in axis.get_legend().texts] == ["mean 85.56 %", "bar 85.00 %: 3 of 4 reach it"]
+
+
+def test_a_history_without_an_epoch_is_refused():
+    with pytest.raises(InputError, match="no epoch is complete yet"):
+        plots.curves([], "S7Net", "tiny colours")

@@ -8,12 +8,14 @@ import pytest
 import torch
 from conftest import tiny_network, tiny_split
 
+from utils.checkpoint import load_checkpoint, load_model
 from utils.data import ImageData
 from utils.engine import fit
 from utils.errors import InputError
 from utils.evaluation import evaluate
+from utils.history import FIELDS, read_history
 from utils.models import build_model
-from utils.runs import FIELDS, load_checkpoint, load_model, new_folder, read_history
+from utils.runs import new_folder, newest_folder
 
 
 @pytest.fixture
@@ -23,8 +25,9 @@ def run(network, tiny, recipe, tmp_path):
     return folder, fit(network, tiny, recipe, seed=5, out=folder)
 
 
-def test_a_run_leaves_five_files_and_no_part_of_one(run):
-    assert sorted(p.name for p in run[0].iterdir()) == ["best.pt", "history.csv", "last.pt", "run.json", "training.log"]
+def test_a_run_leaves_its_files_and_no_part_of_one(run):
+    shown = sorted(p.name for p in run[0].iterdir() if not p.name.startswith("."))
+    assert shown == ["best.pt", "history.csv", "last.pt", "previous.pt", "run.json", "training.log"]
 
 
 def test_the_history_file_says_what_fit_returned(run):
@@ -87,6 +90,13 @@ def test_a_new_folder_is_one_without_a_run(run, tmp_path):
     assert new_folder(run[0]) == tmp_path / "run-2"
 
 
+def test_the_newest_folder_is_that_of_the_last_run(run, tiny, recipe, tmp_path):
+    assert newest_folder(tmp_path / "other") == tmp_path / "other"
+    assert newest_folder(run[0]) == run[0]
+    fit(tiny_network(), tiny, recipe, out=new_folder(run[0]))
+    assert newest_folder(run[0]) == tmp_path / "run-2"
+
+
 def test_resuming_a_finished_run_changes_nothing(run, tiny, recipe):
     model = tiny_network(seed=9)
     assert fit(model, tiny, recipe, seed=5, out=run[0], resume=True) == run[1]
@@ -143,7 +153,7 @@ def test_a_damaged_checkpoint_is_refused(run, damage):
         path.write_text("<html>not found</html>")
     else:
         path.unlink()
-    with pytest.raises(InputError, match=r"last\.pt: (not a checkpoint|no such checkpoint)"):
+    with pytest.raises(InputError, match=r"last\.pt: (damaged|no such checkpoint)"):
         load_checkpoint(path)
 
 

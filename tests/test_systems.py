@@ -7,8 +7,8 @@ import pytest
 from torch import nn
 
 from utils.errors import InputError
+from utils.history import history_csv
 from utils.models import build_model
-from utils.runs import history_csv
 from utils.systems import NUMBERS, PUBLISHED, accuracy_panels, check_claims, measured_rows, multiply_adds, read_runs
 
 

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from dataclasses import asdict, fields, replace
+from pathlib import Path
 
 import torch
 from torchsummary import summary as print_summary
@@ -15,15 +16,17 @@ from torchsummary import summary as print_summary
 from utils import plots
 from utils.audit import audit
 from utils.auditing.given import given_network
+from utils.checkpoint import load_model
 from utils.data import load_cifar10
 from utils.drawing import save as save_drawing
 from utils.engine import fit
 from utils.errors import InputError, TrainingError, lookup
 from utils.evaluation import evaluate
+from utils.files import runs_folder
 from utils.models import MODELS, build_model
 from utils.predict import load_picture, predict
 from utils.recipes import RECIPES
-from utils.runs import load_model
+from utils.repeat import repeat
 from utils.tables import as_table
 
 
@@ -40,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.flush()  # here, where it can be caught, and not when Python ends
         return status
     except (InputError, TrainingError) as error:
-        print(f"python -m utils: {error}", file=sys.stderr)
+        print(f"python -m utils: {printable(str(error))}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
     except KeyboardInterrupt:
         return 130
@@ -56,7 +59,7 @@ def train_command(arguments: argparse.Namespace) -> int:
         recipe = replace(recipe, epochs=arguments.epochs)
     data = load_cifar10(arguments.data)
     model = build_model(arguments.model, seed=arguments.seed, classes=len(data.classes))
-    out = arguments.out or f"runs/{arguments.model}-{arguments.recipe}-seed{arguments.seed}"
+    out = arguments.out or runs_folder() / f"{arguments.model}-{arguments.recipe}-seed{arguments.seed}"
     history = fit(
         model,
         data,
@@ -75,6 +78,18 @@ def train_command(arguments: argparse.Namespace) -> int:
         f"{last['seconds']:.0f} s; {data.name}; see {out}"
     )
     return 1 if arguments.until is not None and last["test_accuracy"] < arguments.until else 0
+
+
+def repeat_command(arguments: argparse.Namespace) -> int:
+    recipe = lookup(RECIPES, arguments.recipe, "recipe")
+    lookup(MODELS, arguments.model, "model")
+    if arguments.epochs is not None:
+        recipe = replace(recipe, epochs=arguments.epochs)
+    out = Path(arguments.out or runs_folder() / f"{arguments.model}-{arguments.recipe}-repeat")
+    runs = repeat(arguments.model, load_cifar10(arguments.data), recipe, arguments.seeds, out, arguments.device)
+    plots.repeats(runs).savefig(out / "repeat.png")
+    print(f"{runs}\nsee {out}")
+    return 0 if runs.reached == arguments.seeds else 1
 
 
 def evaluate_command(arguments: argparse.Namespace) -> int:
@@ -145,11 +160,16 @@ def recipes_command(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def printable(text: str) -> str:
+    """The text in one line, with what a terminal would obey instead of show written as an escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class OneLineParser(argparse.ArgumentParser):
     """argparse, with bad usage said in one line."""
 
     def error(self, message: str):
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+        self.exit(2, f"{self.prog}: {printable(message)}; see {self.prog} --help\n")
 
 
 def parser() -> OneLineParser:
@@ -169,17 +189,26 @@ def parser() -> OneLineParser:
         return command
 
     train = add("train", train_command, "Train a network and test it.", "train --model s7 --recipe fast --out runs/s7")
-    train.add_argument("--model", default="s7", help="see `python -m utils models` (default: s7)")
-    train.add_argument("--recipe", default="fast", help="see `python -m utils recipes` (default: fast)")
-    train.add_argument("--data", default="auto", help="auto, digits, or a path (default: auto)")
+    again = add(
+        "repeat",
+        repeat_command,
+        "Train with many seeds, and say how far that can be trusted; goes on where it was stopped.",
+        "repeat --seeds 20 --recipe fast",
+    )
+    for command in (train, again):
+        command.add_argument("--model", default="s7", help="see `python -m utils models` (default: s7)")
+        command.add_argument("--recipe", default="fast", help="see `python -m utils recipes` (default: fast)")
+        command.add_argument("--data", default="auto", help="auto, digits, or a path (default: auto)")
+        command.add_argument("--epochs", type=natural, help="another number than the recipe's")
+        command.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
+    again.add_argument("--seeds", type=positive, default=20, help="how many, from 0 on (default: 20)")
+    again.add_argument("--out", help="the runs' folder (default: $S7_RUNS or runs, and MODEL-RECIPE-repeat)")
     train.add_argument("--seed", type=natural, default=0, help="of weights, order and augmentation (default: 0)")
-    train.add_argument("--out", help="the run's folder (default: runs/MODEL-RECIPE-seedSEED)")
-    train.add_argument("--epochs", type=natural, help="another number than the recipe's")
+    train.add_argument("--out", help="the run's folder (default: $S7_RUNS or runs, and MODEL-RECIPE-seedSEED)")
     train.add_argument(
         "--until", type=float, metavar="PERCENT", help="stop at this test accuracy; exit 1 if not reached"
     )
     train.add_argument("--resume", action="store_true", help="go on with the run in --out")
-    train.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
     train.add_argument("--report-every", type=natural, default=0, metavar="N", help="a line of the log every N batches")
     train.add_argument("--class-report", action="store_true", help="precision and recall by class after each epoch")
 
@@ -224,6 +253,13 @@ def parser() -> OneLineParser:
 def natural(text: str) -> int:
     """A whole number from 0 on; argparse turns the ValueError into its one-line message."""
     if int(text) < 0:
+        raise ValueError
+    return int(text)
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 on."""
+    if int(text) < 1:
         raise ValueError
     return int(text)
 

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from utils.auditing.anatomy import Anatomy
 from utils.auditing.augment_row import augment_row
 from utils.auditing.field import field_row, find_field
-from utils.auditing.footprint import one_line
 from utils.auditing.layer_table import Layers, layer_table
 from utils.auditing.network_rows import (
     NOT_RUN,
@@ -34,10 +33,10 @@ from utils.auditing.network_rows import (
 from utils.auditing.requirement import MAX_PARAMETERS, MIN_RECEPTIVE_FIELD, Requirement, row, shortened, unjudged
 from utils.auditing.result_rows import result_rows
 from utils.data import ImageData
-from utils.errors import InputError
+from utils.errors import InputError, one_line
 from utils.evaluation import Evaluation
+from utils.models import model_name
 from utils.recipes import Recipe
-from utils.runs import model_name
 from utils.tables import as_html, as_table
 from utils.trace import copied, record, undisturbed
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from utils.errors import InputError
-from utils.runs import model_name
+from utils.models import model_name
 from utils.trace import IMAGE, Operation, copied, record
 
 MOST_ROWS = 12  # of a block: a longer column would not fit a page

@@ -17,7 +17,8 @@ from torch import nn
 
 from utils.boxes import Blocks, Node, by, columns, read, residual_edges
 from utils.errors import InputError
-from utils.runs import model_name, write
+from utils.files import write
+from utils.models import model_name
 
 COLOURS = {  # fills; each is light enough for black text, and the page behind is white: good on dark pages too
     "convolution": "#dbe9f6",

@@ -22,6 +22,11 @@ def lookup(table: Mapping, name: str, kind: str):
     Raises:
         InputError: there is no such name; the message lists those there are.
     """
-    if name not in table:
+    if not isinstance(name, str) or name not in table:
         raise InputError(f"unknown {kind} {name!r}; there are: {', '.join(table)}")
     return table[name]
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of an error's message, or its kind if it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

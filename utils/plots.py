@@ -5,8 +5,9 @@ Each title ends with the data set's name and provenance, so that no picture pass
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
+from math import ceil, floor
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,9 +18,12 @@ from torch import Tensor, nn
 
 from utils.auditing.effective_field import effective_fields
 from utils.data import Split
+from utils.errors import InputError
 from utils.evaluation import Evaluation
+from utils.figures import DPI, denormalize, image_grid, pixels, titled
 
-DPI = 110
+if TYPE_CHECKING:
+    from utils.repeat import Repeats
 
 
 def samples(split: Split, per_class: int = 8) -> Figure:
@@ -61,6 +65,8 @@ def curves(history: Sequence[dict], title: str, origin: str) -> Figure:
         title: which network and recipe.
         origin: the data's name and provenance (`data.origin`).
     """
+    if not history:
+        raise InputError("no epoch is complete yet: there is nothing to draw; resume the run")
     column = {key: [record[key] for record in history] for key in history[0]}
     figure = Figure(figsize=(11, 3.4), dpi=DPI, layout="constrained")
     loss, accuracy, rate = figure.subplots(1, 3)
@@ -79,6 +85,24 @@ def curves(history: Sequence[dict], title: str, origin: str) -> Figure:
     loss.legend()
     accuracy.legend(loc="lower right")
     return titled(figure, title, origin)
+
+
+def repeats(runs: Repeats) -> Figure:
+    """A histogram of the test accuracies of runs that differ in their seed alone, with their mean and the bar."""
+    figure = Figure(figsize=(6.4, 3.4), dpi=DPI, layout="constrained")
+    axis = figure.subplots()
+    low, high = floor(min(runs.accuracies) * 10) / 10, ceil(max(runs.accuracies) * 10) / 10
+    tenths = max(round((high - low) * 10), 1)
+    axis.hist(runs.accuracies, bins=min(tenths, 20), range=(low, low + tenths / 10), rwidth=0.9)
+    axis.axvline(runs.mean, color="tab:orange", label=f"mean {runs.mean:.2f} %")
+    bar = f"bar {runs.target:.2f} %: {runs.reached} of {len(runs.records)} reach it"
+    axis.axvline(runs.target, color="grey", label=bar)
+    axis.set(xlabel="test accuracy, last epoch (%)", ylabel="seeds")
+    axis.yaxis.get_major_locator().set_params(integer=True)
+    axis.legend()
+    first = runs.records[0]
+    title = f"{first['model']}, recipe {first['recipe']['name']}, {len(runs.records)} seeds"
+    return titled(figure, title, f"{first['data']['name']}: {first['data']['provenance']}")
 
 
 def claimed_and_measured(panels: dict[str, dict[str, Sequence[float]]], target: float, origin: str) -> Figure:
@@ -262,30 +286,3 @@ def receptive_field(
             lower.set_ylabel("effective field")
     count = min(images, len(split))
     return titled(figure, f"What the middle of each map sees; gradients over {count} {split.name} images", split.origin)
-
-
-def image_grid(rows: int, columns: int, cell: float = 0.95):
-    """A figure and an array (rows, columns) of axes without ticks; `cell` is the side of one in inches."""
-    figure = Figure(figsize=(columns * cell + 1, rows * cell + 0.6), dpi=DPI, layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for axis in axes.flat:
-        axis.set(xticks=[], yticks=[])
-    return figure, axes
-
-
-def titled(figure: Figure, title: str, origin: str) -> Figure:
-    """The figure, under a title and the data's origin, broken where it would be wider than the figure."""
-    characters = int(11 * figure.get_figwidth())
-    figure.suptitle("\n".join([title, *textwrap.wrap(origin, characters)]), fontsize=10)
-    return figure
-
-
-def pixels(image: Tensor) -> np.ndarray:
-    """uint8 (3, H, W) as matplotlib wants it: (H, W, 3) on the CPU."""
-    return image.cpu().permute(1, 2, 0).numpy()
-
-
-def denormalize(images: Tensor, split: Split) -> Tensor:
-    """float32 (N, 3, H, W) without mean and std, back to uint8 0..255."""
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (split.mean, split.std))
-    return ((images.cpu() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)

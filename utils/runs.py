@@ -1,152 +1,267 @@
 """What a run leaves on disk: last.pt, best.pt, history.csv, training.log and run.json in one folder.
 
-Every file is written aside and renamed, so that a stop at any moment leaves whole files.
+Every file is written aside and renamed, so that a stop at any moment leaves whole files. docs/reliability.md says what
+happens when something goes wrong.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
-import pickle
 import platform
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain, count, takewhile
 from pathlib import Path
 
-import torch
-from torch import nn
+import albumentations as A
+from filelock import FileLock, Timeout
 
+from utils.checkpoint import BEFORE, BEST, LAST, holds_run, newest_checkpoint, write_checkpoint
 from utils.data import ImageData
 from utils.device import describe_hardware
-from utils.errors import InputError
-from utils.models import build_model
+from utils.errors import InputError, TrainingError
+from utils.files import write
+from utils.history import history_csv
+from utils.interrupt import undisturbed
+from utils.models import model_arguments, model_name
 
-FIELDS = ("epoch", "learning_rate", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds")
 PACKAGES = ("torch", "torchvision", "albumentations", "numpy")
-FORMAT = 2  # of a checkpoint; raised when an older one could be misread
+SAVE_SECONDS = 30.0  # between checkpoints within an epoch
+LOG, LOCK = "training.log", ".lock"
 
 
 class Run:
-    """The record of one training run; with `folder` None it prints its log and writes nothing.
+    """The record of one training run, which one process at a time may write; with `folder` None it only prints its log.
 
     Args:
         folder: where the files go; made if missing.
-        trainer: an `engine.Trainer`.
+        trainer: a `trainer.Trainer`.
         data: what it learns from and is tested on.
         seed: of the run.
         until: the test accuracy (percent) that ends the run early, or None.
+        policy: the caller's own policy, or None: the recipe's.
 
     Raises:
-        InputError: the folder cannot be written.
+        InputError: the folder cannot be written, or another process is at it.
     """
 
-    def __init__(self, folder: str | Path | None, trainer, data: ImageData, seed: int, until: float | None):
+    def __init__(
+        self,
+        folder: str | Path | None,
+        trainer,
+        data: ImageData,
+        seed: int,
+        until: float | None = None,
+        policy: A.Compose | None = None,
+    ):
         self.folder = None if folder is None else Path(folder)
         self.trainer = trainer
         self.data = data
         self.seed = seed
+        self.policy = policy
         self.target = trainer.recipe.target if until is None else until
-        self.best = -1.0
+        self.history: list[dict] = []
+        self.spent = 0.0  # seconds, before this process
+        self.started = self.saved = time.monotonic()  # which no setting of the clock moves
+        self.begun = False
+        self.not_saved: OSError | None = None
+        self.resources = ExitStack()
 
     def __enter__(self) -> Run:
+        if self.folder is not None:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self.resources.enter_context(FileLock(self.folder / LOCK, timeout=0))
+            except Timeout:
+                raise InputError(
+                    f"{self.folder}: another process is training there; wait for it, or name another folder"
+                ) from None
+            except NotImplementedError:  # a file system without locks
+                pass
+            except OSError as error:
+                raise InputError(f"{self.folder} cannot be written ({error.strerror}); name another folder") from error
         return self
 
     def __exit__(self, kind, error, traceback) -> None:
-        if kind is KeyboardInterrupt:
-            kept = (
-                "nothing was kept, out=None"
-                if self.folder is None
-                else f"{self.folder} holds every whole epoch: resume"
-            )
-            self.log(f"Interrupted; {kept}")
+        with self.resources:
+            if kind is KeyboardInterrupt and self.begun:
+                with undisturbed():
+                    self.log(f"Interrupted in epoch {self.epoch}, after {self.trainer.tally.steps} steps of it")
+                    self.save_place()
+                    self.say_how_to_go_on()
 
-    # What identifies a run: a resumed one must agree with it.
+    @property
+    def epoch(self) -> int:
+        """The number of the epoch under way, from 1."""
+        return len(self.history) + 1
+
+    def reached(self, accuracy: float | None) -> bool:
+        """Whether the last epoch tested has at least this accuracy, in percent; None is never reached."""
+        return accuracy is not None and bool(self.history) and self.history[-1]["test_accuracy"] >= accuracy
+
+    @property
+    def seconds(self) -> float:
+        """Since the run was started, without the time between a stop and its resumption."""
+        return self.spent + time.monotonic() - self.started
+
     @property
     def identity(self) -> dict:
+        """What a resumed run must agree with."""
         return {
             "model": model_name(self.trainer.model),
             "model_arguments": model_arguments(self.trainer.model),
             "recipe": asdict(self.trainer.recipe),
+            "policy": None if self.policy is None else repr(self.policy),
             "seed": self.seed,
             "data": self.data.to_dict(),
         }
 
-    def start(self) -> list[dict]:
-        """Opens an empty folder for a new run; returns the empty history.
+    def begin(self, resume: bool) -> None:
+        """Opens an empty folder for a new run; or, to resume, puts the trainer where the folder's run was.
 
         Raises:
-            InputError: there is a run in the folder already.
+            InputError: there is a run in the folder already, and it is not to be resumed; or it cannot be.
         """
+        if resume and self.folder is None:
+            raise InputError("resume needs the run's folder: give out=")
+        if resume and holds_run(self.folder):
+            self.resume()
+        else:
+            self.start()
+        self.begun = True
+
+    def start(self) -> None:
         if self.folder is not None:
-            if (self.folder / "last.pt").exists():
+            if holds_run(self.folder):
                 raise InputError(f"{self.folder} holds a run already: resume it (--resume), or name another folder")
             try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                write(self.folder / "training.log", b"")
+                write(self.folder / LOG, b"")
+                write(self.folder / "history.csv", history_csv([]).encode())
             except OSError as error:
                 raise InputError(f"{self.folder} cannot be written ({error.strerror}); name another folder") from error
         self.log(f"Data: {self.data}")
-        return []
 
-    def resume(self) -> list[dict]:
-        """Puts the trainer where the last whole epoch left it; returns the history up to there.
+    def resume(self) -> None:
+        checkpoint, wrong = newest_checkpoint(self.folder)
+        differing = [key for key in self.identity if as_json(checkpoint.get(key)) != as_json(self.identity[key])]
+        if differing:
+            what = "; ".join(difference(key, checkpoint.get(key), self.identity[key]) for key in differing)
+            raise InputError(
+                f"{self.folder} belongs to a run with another {what}: name another folder, or give the same arguments "
+                "as then"
+            )
+        try:
+            self.trainer.model.load_state_dict(checkpoint["weights"])
+            self.trainer.load_state_dict(checkpoint["trainer"])
+            log_bytes = int(checkpoint["log_bytes"])
+        except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"{self.folder}: the state in {LAST} does not fit this network and recipe") from error
+        self.history = checkpoint["history"]
+        self.spent = checkpoint["seconds"]
+        cut(self.folder / LOG, log_bytes)
+        if wrong:
+            self.log(f"{wrong}; going on from {BEFORE}")
+        self.log(f"Resumed after epoch {len(self.history)} and {self.trainer.tally.steps} steps of the next")
+        then, now = checkpoint["torch"], package_version("torch")
+        if then != now:
+            self.log(f"Until now it ran with torch {then}, from here on with {now}: the last digits may differ")
+        self.attempt(self.save_records)  # a stop may have come between the checkpoint and these
 
-        A folder without a checkpoint starts a new run.
+    def after_step(self) -> None:
+        """Saves where the run is, if it is time."""
+        if time.monotonic() - self.saved >= SAVE_SECONDS:
+            self.save_place()
+
+    def end_epoch(self, record: dict) -> None:
+        """Adds an epoch's record to the history, and saves."""
+        with undisturbed():
+            self.history.append(record)
+            self.trainer.begin_epoch()
+        self.save_place()
+
+    def save_place(self) -> None:
+        """Writes last.pt, from which the run can go on, and best.pt after an epoch that is the best yet.
 
         Raises:
-            InputError: the folder's run had another model, recipe, seed or data; the message says which.
+            TrainingError: what would be saved is not finite.
         """
         if self.folder is None:
-            raise InputError("resume needs the run's folder: give out=")
-        if not (self.folder / "last.pt").exists():
-            return self.start()
-        checkpoint = load_checkpoint(self.folder / "last.pt")
-        differing = [key for key, value in self.identity.items() if as_json(checkpoint[key]) != as_json(value)]
-        if differing:
-            raise InputError(
-                f"{self.folder} belongs to a run with another {' and '.join(differing)}: name another folder, or give "
-                "the same arguments as then"
+            return
+        self.trainer.check(self.epoch)
+        self.attempt(self.save_checkpoints, self.save_records)
+        self.saved = time.monotonic()
+
+    def save_checkpoints(self) -> None:
+        checkpoint = self.identity | {
+            "classes": list(self.data.classes),
+            "mean": list(self.data.mean),
+            "std": list(self.data.std),
+            "history": self.history,
+            "seconds": self.seconds,
+            "weights": self.trainer.model.state_dict(),
+            "learned_from": self.trainer.model.learned_from,
+            "torch": package_version("torch"),
+        }
+        accuracies = [record["test_accuracy"] for record in self.history]
+        if accuracies and not self.trainer.tally.steps and accuracies[-1] > max(accuracies[:-1], default=-1):
+            write_checkpoint(self.folder / BEST, checkpoint)
+        log = self.folder / LOG
+        place = {"trainer": self.trainer.state_dict(), "log_bytes": log.stat().st_size if log.exists() else 0}
+        write_checkpoint(self.folder / LAST, checkpoint | place, keep=BEFORE)
+
+    def save_records(self) -> None:
+        if not self.history:
+            return
+        write(self.folder / "history.csv", history_csv(self.history).encode())
+        write(self.folder / "run.json", json.dumps(self.describe(), indent=2).encode())
+
+    def attempt(self, *saves: Callable[[], None]) -> None:
+        """Calls `saves`; if the disk does not take it, says so, and training goes on: the next time may succeed."""
+        try:
+            for save in saves:
+                save()
+            self.not_saved = None
+        except OSError as error:
+            self.not_saved = error
+            self.log(
+                f"NOT SAVED in {self.folder}: {error.strerror or error}; trying again; what was saved before is kept"
             )
-        self.trainer.model.load_state_dict(checkpoint["weights"])
-        self.trainer.load_state_dict(checkpoint["trainer"])
-        history = checkpoint["history"]
-        self.best = max(record["test_accuracy"] for record in history)
-        self.log(f"Resumed after epoch {len(history)}")
-        return history
+
+    def finish(self) -> None:
+        """Makes sure that the end of the run is on disk.
+
+        Raises:
+            TrainingError: it is not.
+        """
+        if self.not_saved is not None:
+            self.save_place()
+        if self.not_saved is not None:
+            raise TrainingError(
+                f"{self.folder}: the end of the run is not saved ({self.not_saved.strerror}); make room and resume"
+            )
+
+    def say_how_to_go_on(self) -> None:
+        if self.folder is None:
+            self.log("Nothing was kept: out=None")
+        elif self.not_saved is None:
+            self.log(f"Saved in {self.folder}; to go on: fit(..., out={str(self.folder)!r}, resume=True), or --resume")
 
     def log(self, line: str, show: bool = True) -> None:
         """Adds a line to training.log; prints it too unless `show` is False."""
         if show:
             print(line, flush=True)
-        if self.folder is not None and self.folder.is_dir():
-            with open(self.folder / "training.log", "a", encoding="utf-8") as log:
+        if self.folder is not None:
+            with suppress(OSError), open(self.folder / LOG, "a", encoding="utf-8") as log:  # it was printed at least
                 log.write(line + "\n")
 
-    def save(self, history: list[dict]) -> None:
-        """Writes the checkpoints, the history and run.json as they are after the last epoch of `history`."""
-        if self.folder is None:
-            return
-        checkpoint = self.identity | {
-            "format": FORMAT,
-            "classes": list(self.data.classes),
-            "mean": list(self.data.mean),
-            "std": list(self.data.std),
-            "history": history,
-            "weights": self.trainer.model.state_dict(),
-            "learned_from": self.trainer.model.learned_from,
-        }
-        if history[-1]["test_accuracy"] > self.best:
-            self.best = history[-1]["test_accuracy"]
-            write_checkpoint(self.folder / "best.pt", checkpoint)
-        write_checkpoint(self.folder / "last.pt", checkpoint | {"trainer": self.trainer.state_dict()})
-        write(self.folder / "history.csv", history_csv(history).encode())
-        write(self.folder / "run.json", json.dumps(self.describe(history), indent=2).encode())
-
-    def describe(self, history: list[dict]) -> dict:
+    def describe(self) -> dict:
         """The content of run.json: what ran on what, and what came out."""
         model = self.trainer.model
+        history = self.history
         reached = [record["seconds"] for record in history if record["test_accuracy"] >= self.target]
         return self.identity | {
             "parameters": sum(p.numel() for p in model.parameters()),
@@ -168,95 +283,17 @@ class Run:
 
 def new_folder(wish: str | Path) -> Path:
     """The first of `wish`, `wish-2`, `wish-3`, ... that holds no run yet, so that none is overwritten."""
-    wish, number = Path(wish), 1
-    folder = wish
-    while (folder / "last.pt").exists():
-        number += 1
-        folder = wish.with_name(f"{wish.name}-{number}")
-    return folder
+    return next(folder for folder in numbered(Path(wish)) if not holds_run(folder))
 
 
-def load_model(path: str | Path) -> tuple[nn.Module, dict]:
-    """The network in a checkpoint, in evaluation mode on the CPU, and the checkpoint itself.
-
-    Raises:
-        InputError: the file is missing, not a checkpoint of this package, or of a network that it cannot build.
-    """
-    checkpoint = load_checkpoint(path)
-    model = build_model(checkpoint["model"], **checkpoint["model_arguments"])
-    try:
-        model.load_state_dict(checkpoint["weights"])
-    except RuntimeError as error:
-        raise InputError(
-            f"{path}: its weights do not fit the network {checkpoint['model']!r} of this version"
-        ) from error
-    model.learned_from = checkpoint["learned_from"]
-    return model.eval(), checkpoint
+def newest_folder(wish: str | Path) -> Path:
+    """The folder before that one: of the run to resume. `wish` itself if it holds no run."""
+    return ([Path(wish), *takewhile(holds_run, numbered(Path(wish)))])[-1]
 
 
-def load_checkpoint(path: str | Path) -> dict:
-    """Reads last.pt or best.pt, as data only: nothing in the file is run.
-
-    Raises:
-        InputError: the file is missing, cut short, or not a checkpoint of this package.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such checkpoint; a run's folder holds last.pt and best.pt")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, OSError) as error:
-        raise InputError(f"{path}: not a checkpoint, or damaged; the other one in its folder may be whole") from error
-    if not isinstance(checkpoint, dict) or checkpoint.get("format") != FORMAT:
-        raise InputError(f"{path}: not a checkpoint of this version (format {FORMAT}); train it anew")
-    return checkpoint
-
-
-def read_history(path: str | Path) -> list[dict]:
-    """The records of a history.csv, as `fit` returned them.
-
-    Raises:
-        InputError: the file is missing, or its columns are not the history's.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; a run's folder holds history.csv")
-    with open(path, newline="", encoding="utf-8") as lines:
-        reader = csv.DictReader(lines)
-        if tuple(reader.fieldnames or ()) != FIELDS:
-            raise InputError(f"{path}: its columns are {reader.fieldnames}, a history's are {list(FIELDS)}")
-        return [{key: int(text) if key == "epoch" else float(text) for key, text in row.items()} for row in reader]
-
-
-def history_csv(history: list[dict]) -> str:
-    """The history as CSV text, one line an epoch, every digit kept."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(history)
-    return text.getvalue()
-
-
-def write_checkpoint(path: Path, checkpoint: dict) -> None:
-    content = io.BytesIO()
-    torch.save(checkpoint, content)
-    write(path, content.getvalue())
-
-
-def write(path: Path, content: bytes) -> None:
-    """Puts `content` into `path` in one step: a reader finds the old file or the new one, never a part."""
-    aside = path.with_name(path.name + ".part")
-    aside.write_bytes(content)
-    os.replace(aside, path)
-
-
-def model_name(model: nn.Module) -> str:
-    """The name `build_model` knows it by, else its class's."""
-    return getattr(model, "built_as", (type(model).__name__, {}))[0]
-
-
-def model_arguments(model: nn.Module) -> dict:
-    return getattr(model, "built_as", (type(model).__name__, {}))[1]
+def numbered(wish: Path) -> Iterator[Path]:
+    """`wish`, `wish-2`, `wish-3` and so on."""
+    return chain([wish], (wish.with_name(f"{wish.name}-{number}") for number in count(2)))
 
 
 def package_version(name: str) -> str | None:
@@ -264,6 +301,20 @@ def package_version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
+
+
+def cut(log: Path, size: int) -> None:
+    """Takes off what was logged after the checkpoint: it is going to be logged again."""
+    if log.is_file() and log.stat().st_size > size:
+        os.truncate(log, size)
+
+
+def difference(key: str, then, now) -> str:
+    """What differs between a checkpoint and the run that is to resume it, in words."""
+    if isinstance(then, dict) and isinstance(now, dict):
+        fields = [field for field in now if as_json(then.get(field)) != as_json(now[field])]
+        return f"{key} ({', '.join(f'{field}: {then.get(field)} then, {now[field]} now' for field in fields)})"
+    return f"{key} ({then} then, {now} now)"
 
 
 def as_json(value) -> str:

@@ -20,8 +20,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from utils.audit import MAX_PARAMETERS, MIN_RECEPTIVE_FIELD, Report, audit
 from utils.errors import InputError
+from utils.history import read_history
 from utils.models import build_model
-from utils.runs import read_history
 
 NUMBERS = {  # by the network that is the system's here
     "dilated_valid": "000",

@@ -18,6 +18,7 @@ from utils.auditing.layouts import SIDES
 from utils.auditing.lines import Line, Unfollowed
 from utils.auditing.passing import Passing, Seen
 from utils.auditing.receptive_field import layouts
+from utils.errors import one_line
 from utils.trace import Recorder, copied, operands
 
 LONGEST = 1 << 16  # pixels of a strip
@@ -192,7 +193,3 @@ def on_strips(probe: Probe, channels: int, side: int, length: int, width: int, p
             return field
         length *= 2
     return None
-
-
-def one_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -12,11 +12,10 @@ from types import ModuleType
 
 from torch import nn
 
-from utils.auditing.footprint import one_line
-from utils.errors import InputError, lookup
+from utils.checkpoint import load_model
+from utils.errors import InputError, lookup, one_line
 from utils.models import MODELS, build_model
 from utils.recipes import RECIPES, Recipe
-from utils.runs import load_model
 
 DEFAULT_RECIPE = "fast"  # of networks of ours that have no recipe of their own
 
@@ -48,7 +47,7 @@ def given_network(place: str, arguments: str = "{}", recipe: str | None = None) 
         model, checkpoint = load_model(place)
         folder = Path(place).parent
         run = folder if (folder / "run.json").is_file() else None
-        return Given(model, chosen or Recipe(**checkpoint["recipe"]), run)
+        return Given(model, chosen or recorded_recipe(checkpoint["recipe"]), run)
     path, colon, name = place.rpartition(":")
     if colon and name.isidentifier():
         return Given(made(own_module(Path(path)), name, keywords), chosen)
@@ -59,6 +58,14 @@ def given_network(place: str, arguments: str = "{}", recipe: str | None = None) 
         return Given(build_model(place, **keywords), chosen or RECIPES.get(place, RECIPES[DEFAULT_RECIPE]))
     except (TypeError, RuntimeError, ValueError) as error:
         raise InputError(f"{place} cannot be made with {keywords}: {one_line(error)}") from error
+
+
+def recorded_recipe(fields: dict) -> Recipe:
+    """The recipe that a checkpoint keeps as a dict."""
+    try:
+        return Recipe(**fields)
+    except TypeError as error:
+        raise InputError(f"the checkpoint's recipe is of another version ({error}): name one with --recipe") from error
 
 
 def parsed(arguments: str) -> dict:

@@ -9,12 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from utils.auditing.footprint import one_line
 from utils.auditing.requirement import MIN_ACCURACY, Requirement, row, unjudged
 from utils.data import ImageData, Split, fingerprints
-from utils.errors import InputError
+from utils.errors import InputError, one_line
 from utils.evaluation import EVALUATION_BATCH, SEEN_ALLOWED, Evaluation, normalize
-from utils.runs import read_history
+from utils.history import read_history
 from utils.trace import copied
 
 TEST_IMAGES = 10_000

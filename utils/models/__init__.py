@@ -48,3 +48,12 @@ def build_model(name: str, seed: int = 0, **arguments) -> nn.Module:
         model = network(**arguments)
     model.built_as = (name, arguments)  # a checkpoint keeps it, to build the same network again
     return model
+
+
+def model_name(model: nn.Module) -> str:
+    """The name `build_model` knows it by, else its class's."""
+    return getattr(model, "built_as", (type(model).__name__, {}))[0]
+
+
+def model_arguments(model: nn.Module) -> dict:
+    return getattr(model, "built_as", (type(model).__name__, {}))[1]

@@ -1,0 +1,73 @@
+"""Many seeds, and what follows from them."""
+
+import csv
+
+import pytest
+
+from utils.repeat import Repeats, repeat
+
+
+def runs(*accuracies: float) -> Repeats:
+    return Repeats(
+        [
+            {
+                "seed": seed,
+                "model": "s7",
+                "recipe": {"name": "fast"},
+                "data": {"name": "CIFAR-10", "provenance": "from somewhere"},
+                "results": {
+                    "test_accuracy": accuracy,
+                    "test_loss": 0.5,
+                    "best_test_accuracy": accuracy + 1,
+                    "seconds": 10.0 + seed,
+                    "seconds_to_target": None,
+                    "target": 85.0,
+                },
+            }
+            for seed, accuracy in enumerate(accuracies)
+        ]
+    )
+
+
+def test_the_figures_are_those_of_textbooks():
+    some = runs(84.0, 85.0, 86.0, 89.0)
+    assert some.mean == 86.0
+    assert some.deviation == pytest.approx((14 / 3) ** 0.5)
+    assert some.mean_interval == pytest.approx((86 - 3.182446 * 1.0801235, 86 + 3.182446 * 1.0801235), abs=1e-4)
+    assert some.reached == 3  # 85.0 is at the bar
+    assert some.reached_interval == pytest.approx((19.412, 99.369), abs=1e-3)
+    assert "n = 4: 86.00 ± 2.16 %" in str(some)
+    assert "at 85.00 % or more: 3 of 4 (95 % confidence: 19 to 99 %)" in str(some)
+
+
+def test_twenty_of_twenty_is_not_certainty():
+    assert runs(*[86.0] * 20).reached_interval == pytest.approx((83.157, 100), abs=1e-3)
+
+
+def test_one_run_has_no_spread():
+    assert "n = 1: 86.00 %\n" in str(runs(86.0))
+
+
+def test_it_trains_every_seed_once_and_goes_on_after_a_stop(tiny, recipe, tmp_path, monkeypatch):
+    from utils import repeat as module
+
+    trained, fit = [], module.fit
+
+    def watched(model, *arguments, seed, **options):
+        if seed == 2 and 2 not in trained:
+            trained.append(seed)
+            raise KeyboardInterrupt
+        trained.append(seed)
+        return fit(model, *arguments, seed=seed, **options)
+
+    monkeypatch.setattr(module, "fit", watched)
+    with pytest.raises(KeyboardInterrupt):
+        repeat("s7", tiny, recipe, 3, tmp_path)
+    with open(tmp_path / "repeat.csv", newline="") as lines:
+        assert [row["seed"] for row in csv.DictReader(lines)] == ["0", "1"]
+    before = (tmp_path / "seed0" / "history.csv").read_bytes()
+    done = repeat("s7", tiny, recipe, 3, tmp_path)
+    assert trained == [0, 1, 2, 0, 1, 2]
+    assert [record["seed"] for record in done.records] == [0, 1, 2]
+    assert len({record["results"]["test_loss"] for record in done.records}) == 3  # three runs, not one thrice
+    assert (tmp_path / "seed0" / "history.csv").read_bytes() == before

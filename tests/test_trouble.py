@@ -1,0 +1,148 @@
+"""Runs that go wrong are stopped early, with what was seen and what to try."""
+
+import os
+import signal
+from dataclasses import replace
+
+import albumentations as A
+import pytest
+import torch
+from conftest import tiny_network, tiny_split
+from torch import nn
+
+from utils import engine
+from utils.data import ImageData
+from utils.engine import fit, recipe_policy
+from utils.errors import InputError, TrainingError
+from utils.recipes import Recipe
+from utils.trouble import check_learning
+
+
+@pytest.mark.parametrize(("place", "label"), [("train", 3), ("train", -1), ("test", 7)])
+def test_labels_that_are_no_class_are_refused_before_training(network, tiny, recipe, place, label):
+    getattr(tiny, place).labels[5] = label
+    with pytest.raises(InputError, match=rf"{place} labels run from .*{label}.*classes are numbered 0 to 2"):
+        fit(network, tiny, recipe)
+
+
+def test_images_of_one_colour_are_refused_before_training(network, tiny, recipe):
+    tiny.train.images.fill_(7)
+    with pytest.raises(InputError, match="all pixels of the training images are 7"):
+        fit(network, tiny, recipe)
+
+
+class Failing(nn.Module):
+    """A small network that does `fail(images)` in its step number `step` (from 0)."""
+
+    def __init__(self, step: int, fail):
+        super().__init__()
+        self.layers, self.step, self.fail, self.steps = tiny_network(), step, fail, 0
+
+    def forward(self, images):
+        if self.training:
+            self.steps += 1
+            if self.steps == self.step + 1:
+                return self.fail(self, images)
+        return self.layers(images)
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_is_named_with_its_step(tiny, recipe, tmp_path, poison):
+    model = Failing(4, lambda self, images: self.layers(images) * poison)
+    with pytest.raises(
+        TrainingError, match=r"the loss stopped being a number in epoch 2, at step 1 .*lower learning rate"
+    ):
+        fit(model, tiny, recipe, out=tmp_path)
+    assert len((tmp_path / "history.csv").read_text().splitlines()) == 2
+    assert (tmp_path / "last.pt").is_file()
+
+
+def test_the_step_of_a_constant_batch_is_named(network, tiny, recipe, monkeypatch):
+    batches = engine.epoch_batches
+
+    def one_black(*arguments):
+        for step, (images, labels) in enumerate(batches(*arguments)):
+            yield (images * 0 if step == 1 else images), labels
+
+    monkeypatch.setattr(engine, "epoch_batches", one_black)
+    with pytest.raises(TrainingError, match="all the images of a batch were the same in epoch 1, at step 1"):
+        fit(network, tiny, recipe)
+
+
+def test_a_network_that_only_guesses_is_given_up(tmp_path):
+    train = tiny_split(3000, "train", 0)
+    train.labels.copy_(train.labels[torch.randperm(3000)])  # they say nothing about the images any more
+    recipe = Recipe("tiny", epochs=9, batch_size=500, learning_rate=0.01, sides=(8,), precision="fp32")
+    with pytest.raises(TrainingError, match=r"after epoch 2 .* is right on 3\d\.\d\d %.*33\.33 %.*learning rate"):
+        fit(tiny_network(), ImageData(train, tiny_split(30, "test", 1)), recipe, out=tmp_path)
+    assert len((tmp_path / "history.csv").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "given_up"), [((34, 34), True), ((34, 37), False), ((34,), False), ((60, 30), False)]
+)
+def test_it_takes_two_epochs_to_give_up(accuracies, given_up):
+    history = [{"train_accuracy": accuracy} for accuracy in accuracies]
+    split = tiny_split(3000, "train", 0)
+    if given_up:
+        with pytest.raises(TrainingError, match="learns nothing"):
+            check_learning(history, split)
+    else:
+        check_learning(history, split)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB"),
+        MemoryError(),
+    ],
+)
+def test_out_of_memory_says_which_batch_would_fit(tiny, recipe, error):
+    class Hungry(Failing):
+        def forward(self, images):
+            if self.training and len(images) > 12:
+                raise error
+            return self.layers(images)
+
+    with pytest.raises(TrainingError, match=r"out of memory with batches of 40.*batch_size=10\)"):
+        fit(Hungry(0, None), tiny, recipe)
+
+
+def test_out_of_memory_with_any_batch_says_so(tiny, recipe):
+    class Greedy(Failing):
+        def forward(self, images):
+            if self.training:
+                raise MemoryError
+            return self.layers(images)
+
+    with pytest.raises(TrainingError, match="not even a batch of 2 fits"):
+        fit(Greedy(0, None), tiny, recipe)
+
+
+def test_other_errors_of_a_network_are_its_own(tiny, recipe):
+    def fail(self, images):
+        raise RuntimeError("my own mistake")
+
+    with pytest.raises(RuntimeError, match="my own mistake"):
+        fit(Failing(2, fail), tiny, recipe)
+
+
+def test_a_worker_that_dies_is_named_and_the_run_resumes(tiny, recipe, tmp_path):
+    recipe = replace(recipe, per_image=True, workers=1)
+    main = os.getpid()
+
+    def die(image, **options):
+        if os.getpid() != main and (tmp_path / "die").exists():
+            (tmp_path / "die").unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return image
+
+    policy = A.Compose([A.Lambda(image=die, name="die", p=1), *recipe_policy(recipe, tiny).transforms])
+    whole = fit(tiny_network(), tiny, recipe, policy=policy)
+    (tmp_path / "die").touch()
+    with pytest.raises(TrainingError, match=r"a process that augments images died.*workers=0"):
+        fit(tiny_network(), tiny, recipe, policy=policy, out=tmp_path / "run")
+    again = fit(tiny_network(), tiny, recipe, policy=policy, out=tmp_path / "run", resume=True)
+    assert [r | {"seconds": 0} for r in again] == [r | {"seconds": 0} for r in whole]

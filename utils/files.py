@@ -1,0 +1,31 @@
+"""Files that are whole, or as they were."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def write(path: Path, content: bytes, keep: str | None = None) -> None:
+    """Puts `content` into `path` in one step: a reader finds the old file or the new one, never a part.
+
+    Args:
+        keep: what to call the old file from then on; None: it goes.
+
+    Raises:
+        OSError: it cannot be written; the old file is as it was and nothing is left beside it.
+    """
+    aside = path.with_name(path.name + ".part")
+    try:
+        aside.write_bytes(content)
+        if keep is not None and path.exists():
+            os.replace(path, path.with_name(keep))
+        os.replace(aside, path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+def runs_folder() -> Path:
+    """Where runs go that are given no folder: $S7_RUNS, as on a mounted drive, or ./runs."""
+    return Path(os.environ.get("S7_RUNS") or "runs").expanduser()

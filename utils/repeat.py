@@ -1,0 +1,129 @@
+"""One recipe with many seeds: what it reaches, as a statement about the recipe and not about one run."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from scipy import stats
+
+from utils.data import ImageData
+from utils.engine import fit
+from utils.files import write
+from utils.models import build_model
+from utils.recipes import Recipe
+
+COLUMNS = ("seed", "test_accuracy", "test_loss", "best_test_accuracy", "seconds", "seconds_to_target")
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """The results of several runs that differ in their seed alone, of their last epochs.
+
+    Attributes:
+        records: the content of each run's run.json, in the order of the seeds.
+    """
+
+    records: Sequence[dict]
+
+    @property
+    def accuracies(self) -> list[float]:
+        """Test accuracies in percent."""
+        return [record["results"]["test_accuracy"] for record in self.records]
+
+    @property
+    def seconds(self) -> list[float]:
+        return [record["results"]["seconds"] for record in self.records]
+
+    @property
+    def target(self) -> float:
+        return self.records[0]["results"]["target"]
+
+    @property
+    def mean(self) -> float:
+        return statistics.mean(self.accuracies)
+
+    @property
+    def deviation(self) -> float:
+        """Sample standard deviation, in points; NaN of a single run."""
+        return statistics.stdev(self.accuracies) if len(self.records) > 1 else float("nan")
+
+    @property
+    def reached(self) -> int:
+        """How many runs ended at the target or above."""
+        return sum(accuracy >= self.target for accuracy in self.accuracies)
+
+    @property
+    def mean_interval(self) -> tuple[float, float]:
+        """95 % confidence interval of the mean: Student's t; NaN of a single run."""
+        error = self.deviation / len(self.records) ** 0.5
+        return tuple(map(float, stats.t.interval(CONFIDENCE, len(self.records) - 1, self.mean, error)))
+
+    @property
+    def reached_interval(self) -> tuple[float, float]:
+        """95 % confidence interval, in percent, of the share of seeds that end at the target or above.
+
+        Source: C. Clopper, E. Pearson, Biometrika 26 (1934) 404, the exact one.
+        """
+        interval = stats.binomtest(self.reached, len(self.records)).proportion_ci(CONFIDENCE, method="exact")
+        return 100 * float(interval.low), 100 * float(interval.high)
+
+    def to_csv(self) -> str:
+        """One line a seed."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        for record in self.records:
+            writer.writerow({"seed": record["seed"]} | {key: record["results"][key] for key in COLUMNS[1:]})
+        return text.getvalue()
+
+    def __str__(self) -> str:
+        n = len(self.records)
+        low, high = self.reached_interval
+        mean = f"{self.mean:.2f} %"
+        if n > 1:
+            mean = "{} ± {:.2f} % (95 % confidence of the mean: {:.2f} to {:.2f})".format(
+                f"{self.mean:.2f}", self.deviation, *self.mean_interval
+            )
+        return (
+            f"test accuracy, last epoch, n = {n}: {mean}\n"
+            f"lowest and highest: {min(self.accuracies):.2f} %, {max(self.accuracies):.2f} %\n"
+            f"at {self.target:.2f} % or more: {self.reached} of {n} (95 % confidence: {low:.0f} to {high:.0f} %)\n"
+            f"seconds a run: median {statistics.median(self.seconds):.0f} ({min(self.seconds):.0f} to "
+            f"{max(self.seconds):.0f})\n"
+            f"data: {self.records[0]['data']['name']}"
+        )
+
+
+def repeat(
+    model_name: str, data: ImageData, recipe: Recipe, seeds: int, out: str | Path, device: str = "auto"
+) -> Repeats:
+    """Trains the network of that name with seeds 0, 1, ... `seeds` - 1, each in a folder of its own under `out`.
+
+    After a stop the same call goes on where it was. `out/repeat.csv` has a line for each seed that is done.
+
+    Raises:
+        InputError: the name is unknown, or a folder holds another run.
+        TrainingError: see `fit`.
+    """
+    records = []
+    for seed in range(seeds):
+        folder = Path(out) / f"seed{seed}"
+        fit(
+            build_model(model_name, seed=seed, classes=len(data.classes)),
+            data,
+            recipe,
+            seed=seed,
+            out=folder,
+            resume=True,
+            device=device,
+        )
+        records.append(json.loads((folder / "run.json").read_text(encoding="utf-8")))
+        write(Path(out) / "repeat.csv", Repeats(records).to_csv().encode())
+    return Repeats(records)

@@ -1,0 +1,192 @@
+"""One step of training, and one epoch of steps. The loop over epochs is `engine.fit`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable
+from math import ceil
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from utils.device import autocast, keep_freed_memory, pick_precision
+from utils.errors import TrainingError
+from utils.interrupt import undisturbed
+from utils.optim import Muon
+from utils.recipes import Recipe
+from utils.tally import Tally
+
+REFRESH_SECONDS = 0.5  # of the tqdm line: reading a number off a GPU makes it wait
+
+
+class Trainer:
+    """A model with all that changes while it learns: its optimisers, for fp16 the scale of its gradients, its place.
+
+    Attributes:
+        tally: of the epoch under way; its `steps` say how much of the epoch is done.
+    """
+
+    def __init__(self, model: nn.Module, recipe: Recipe, device: torch.device):
+        self.model = model.to(device, memory_format=torch.channels_last)
+        self.recipe = recipe
+        self.device = device
+        if device.type == "cpu":
+            keep_freed_memory()
+        self.precision = pick_precision(device, recipe.precision)
+        if recipe.dropout is not None:
+            for module in model.modules():
+                if isinstance(module, nn.Dropout):
+                    module.p = recipe.dropout
+        self.optimizers = build_optimizers(model, recipe)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
+        self.begin_epoch()
+
+    def begin_epoch(self) -> None:
+        """Nothing of the next epoch is done."""
+        self.tally = Tally(self.device)
+
+    @property
+    def learning_rate(self) -> float:
+        """The first optimiser's, of the last step: SGD's, or Adam's."""
+        return self.optimizers[0].param_groups[0]["lr"]
+
+    def train(
+        self,
+        batches: Iterable[tuple[Tensor, Tensor]],
+        epoch: int,
+        images: int,
+        report_every: int = 0,
+        log: Callable[[str], None] = print,
+        after_step: Callable[[], None] = lambda: None,
+    ) -> str:
+        """Goes through `batches`, what is left of epoch number `epoch` (from 1) and its `images` training images.
+
+        Args:
+            report_every: after so many batches each, `log` gets a line: means over the epoch so far.
+            after_step: called between steps, when everything is whole.
+
+        Returns:
+            The last line that tqdm showed. `tally` has the sums.
+
+        Raises:
+            TrainingError: the loss is not finite, or the images of a batch are all the same.
+        """
+        self.model.train()
+        steps = ceil(images / self.recipe.batch_size)
+        tally, refreshed = self.tally, 0.0
+        title = f"Epoch {epoch}/{self.recipe.epochs}"
+        bar = tqdm(batches, title, steps, initial=tally.steps, file=sys.stdout, dynamic_ncols=True)
+        with bar:
+            for pictures, labels in bar:
+                with undisturbed():
+                    pictures, labels = pictures.to(self.device), labels.to(self.device)
+                    loss, logits = self.step(
+                        pictures, labels, (epoch - 1 + (tally.steps + 0.5) / steps) / self.recipe.epochs
+                    )
+                    tally.add(pictures, labels, loss, logits)
+                if tally.steps == steps or time.monotonic() - refreshed > REFRESH_SECONDS:
+                    refreshed = time.monotonic()
+                    tally.check(epoch)
+                    bar.set_description_str(self.line, refresh=False)
+                if report_every and tally.steps % report_every == 0:
+                    bar.clear()
+                    log(
+                        f"Epoch {epoch}, Batch {tally.steps}: Train Loss: {tally.loss:.4f}, "
+                        f"Train Accuracy: {tally.accuracy:.2f}%"
+                    )
+                after_step()
+        return self.line
+
+    def step(self, images: Tensor, labels: Tensor, progress: float) -> tuple[Tensor, Tensor]:
+        """Learns from one batch, `progress` (0..1) of the way through the run.
+
+        Returns:
+            The mean loss () and the logits (N, classes), detached.
+        """
+        for optimizer in self.optimizers:
+            optimizer.param_groups[0]["lr"] = optimizer.defaults["lr"] * self.recipe.rate_at(progress)
+        loss, logits = self.forward_backward(resize(images, self.recipe.side_at(progress)), labels)
+        for optimizer in self.optimizers:
+            self.scaler.step(optimizer)
+        self.scaler.update()
+        return loss, logits
+
+    def forward_backward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Leaves in the parameters the gradient of the mean loss (), which it returns with the logits (N, classes)."""
+        images = images.contiguous(memory_format=torch.channels_last)
+        with autocast(self.device, self.precision):
+            logits = self.model(images)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
+        self.model.zero_grad()
+        self.scaler.scale(loss).backward()
+        return loss.detach(), logits.detach()
+
+    @property
+    def line(self) -> str:
+        """Where the epoch is, in the words that students know."""
+        return (
+            f"Train: Loss={self.tally.sums['last_loss'].item():.4f} Batch_id={self.tally.steps - 1} "
+            f"Accuracy={self.tally.accuracy:.2f} LR={self.learning_rate:.4f}"
+        )
+
+    def check(self, epoch: int) -> None:
+        """Looks at the tally and the weights, as before a checkpoint is written over a good one.
+
+        Raises:
+            TrainingError: something is not finite, or the images of a batch were all the same.
+        """
+        self.tally.check(epoch)
+        broken = [name for name, tensor in self.model.state_dict().items() if not tensor.isfinite().all()]
+        if broken:
+            raise TrainingError(
+                f"weights stopped being numbers in epoch {epoch}, by step {self.tally.steps - 1}: "
+                f"{', '.join(broken[:3])}; the checkpoint from before is kept; try a lower learning rate, or "
+                "precision='fp32'"
+            )
+
+    def state_dict(self) -> dict:
+        """What training has changed besides the weights, for a checkpoint."""
+        return {
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "scaler": self.scaler.state_dict(),
+            "tally": self.tally.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Puts back what `state_dict` returned."""
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.scaler.load_state_dict(state["scaler"])
+        self.tally.load_state_dict(state["tally"])
+
+
+def build_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """What the recipe names; with Muon, SGD for the rest; every parameter in exactly one of them.
+
+    Muon is for matrices that mix channels: not for a depthwise kernel, which has one input channel.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if recipe.optimizer == "adam":
+        return [torch.optim.AdamW(parameters, recipe.learning_rate, weight_decay=recipe.weight_decay)]
+    by_muon = [p for p in parameters if recipe.optimizer == "muon" and p.ndim == 4 and p.size(1) > 1]
+    by_sgd = [p for p in parameters if all(p is not kernel for kernel in by_muon)]
+    sgd = torch.optim.SGD(
+        by_sgd,
+        lr=recipe.learning_rate,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        nesterov=recipe.nesterov and recipe.momentum > 0,
+    )
+    if not by_muon:
+        return [sgd]
+    return [sgd, Muon(by_muon, recipe.muon_learning_rate, recipe.momentum, recipe.muon_weight_decay)]
+
+
+def resize(images: Tensor, side: int) -> Tensor:
+    """Images (N, 3, H, W) scaled to (N, 3, side, side) with antialiasing; as they are if that is their size."""
+    if images.shape[-2:] == (side, side):
+        return images
+    return F.interpolate(images, size=(side, side), mode="bilinear", antialias=True)

@@ -1,0 +1,115 @@
+"""What stops a run that has gone wrong: early, saying what was seen and what to try."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from math import sqrt
+
+import torch
+
+from utils.data import ImageData, Split
+from utils.errors import InputError, TrainingError
+from utils.trainer import Trainer
+
+ENOUGH = 5000  # images, before a network that only guesses is given up
+PATIENCE = 2  # epochs, before that
+
+
+def check_images(data: ImageData) -> None:
+    """Looks at labels and pixels before anything is trained.
+
+    Raises:
+        InputError: labels are no class, or the training images are all of one colour.
+    """
+    for split in (data.train, data.test):
+        low, high, last = int(split.labels.min()), int(split.labels.max()), len(split.classes) - 1
+        if low < 0 or high > last:
+            raise InputError(
+                f"{split.dataset}: the {split.name} labels run from {low} to {high}; the classes are numbered "
+                f"0 to {last}"
+            )
+    pixels = data.train.images
+    if pixels.min() == pixels.max():
+        raise InputError(
+            f"{data.train.dataset}: all pixels of the training images are {int(pixels.min())}; see how they were read"
+        )
+
+
+def check_learning(history: Sequence[dict], split: Split) -> None:
+    """Looks at the accuracy on the training images after an epoch.
+
+    The bar is three standard errors above the share of the most frequent class, which is what guessing it would reach.
+
+    Raises:
+        TrainingError: over the last epochs, with thousands of images, the network has been no better than that.
+    """
+    epochs = max(PATIENCE, -(-ENOUGH // len(split)))
+    if len(history) < epochs:
+        return
+    guessing = split.labels.bincount().max().item() / len(split)
+    bar = 100 * (guessing + 3 * sqrt(guessing * (1 - guessing) / (epochs * len(split))))
+    accuracy = sum(record["train_accuracy"] for record in history[-epochs:]) / epochs
+    if accuracy < min(bar, 99.0):
+        raise TrainingError(
+            f"after epoch {len(history)} the network is right on {accuracy:.2f} % of the training images of the last "
+            f"{epochs} epochs, where always answering the most frequent class is right on {100 * guessing:.2f} %: it "
+            "learns nothing; try another learning rate, and see whether labels belong to their images: plots.samples"
+        )
+
+
+@contextmanager
+def explained(trainer: Trainer) -> Iterator[None]:
+    """Says in words what torch says when memory runs out or a loader's worker dies within the block.
+
+    Raises:
+        TrainingError: instead of torch's error.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        kept = "what was saved last is kept, to resume from"
+        if "DataLoader worker" in str(error):
+            raise TrainingError(
+                f"a process that augments images died ({str(error).splitlines()[0]}); {kept}; if it happens again, use "
+                "dataclasses.replace(recipe, workers=0), or per_image=False"
+            ) from error
+        if not is_out_of_memory(error):
+            raise
+        traceback.clear_frames(error.__traceback__)  # which hold the tensors of the step
+        fits = largest_batch(trainer)
+        advice = (
+            f"batches of {fits} would fit: dataclasses.replace(recipe, batch_size={fits})"
+            if fits
+            else ("not even a batch of 2 fits: take a smaller network")
+        )
+        raise TrainingError(f"out of memory with batches of {trainer.recipe.batch_size}; {kept}; {advice}") from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether it is torch's way, on any device, to say that there is no memory left."""
+    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(
+        words in str(error) for words in ("out of memory", "can't allocate memory", "not enough memory")
+    )
+
+
+def largest_batch(trainer: Trainer) -> int:
+    """Half the recipe's batch, or half of that, and so on: the first whose gradient fits into memory; 0: not even 2."""
+    size, side = trainer.recipe.batch_size // 2, max(trainer.recipe.sides)
+    while size >= 2:
+        trainer.model.zero_grad()
+        if trainer.device.type == "cuda":
+            torch.cuda.empty_cache()
+        try:
+            images = torch.zeros(size, 3, side, side, device=trainer.device)
+            trainer.forward_backward(images, torch.zeros(size, dtype=torch.long, device=trainer.device))
+            return size
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            traceback.clear_frames(error.__traceback__)
+            size //= 2
+    return 0
