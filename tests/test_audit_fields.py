@@ -37,7 +37,7 @@ def test_the_field_is_the_one_worked_by_hand(name):
         ("experiment2", 67, 95),
         ("transition", 119, 135),
         ("residual", 105, 129),
-        ("s7", 73, 97),
+        ("s7", 99, 123),
         ("s7_dilated", 45, 52),
     ],
 )

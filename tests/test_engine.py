@@ -13,6 +13,7 @@ from torch import nn
 from utils.engine import epoch_batches, fit, recipe_policy, with_usable_sides
 from utils.errors import InputError, TrainingError
 from utils.evaluation import evaluate
+from utils.models import build_model
 from utils.trainer import Trainer, resize
 
 CPU = torch.device("cpu")
@@ -203,3 +204,11 @@ def test_the_tqdm_line_is_the_one_that_students_know(network, tiny, recipe, caps
 def test_fp16_runs_under_a_gradient_scaler(network, recipe):
     assert Trainer(network, replace(recipe, precision="fp16"), CPU).scaler.is_enabled()
     assert not Trainer(network, replace(recipe, precision="bf16"), CPU).scaler.is_enabled()
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 0.5, "0"])
+def test_a_seed_that_torch_would_not_take_is_refused(network, tiny, recipe, seed):
+    with pytest.raises(InputError, match="a whole number from 0 to 4294967295"):
+        fit(network, tiny, recipe, seed=seed)
+    with pytest.raises(InputError, match="a whole number from 0 to 4294967295"):
+        build_model("s7", seed=seed)

@@ -38,16 +38,17 @@ def test_its_receptive_field_is_above_44_by_hand(network):
     assert audit(network).receptive_field == (field, field)
 
 
-def test_it_has_four_blocks_and_an_output_block(network):
+def test_it_has_four_blocks_of_three_convolutions_and_an_output_block(network):
     assert [name for name, _ in network.named_children()] == ["c1", "c2", "c3", "c4", "output"]
+    assert [len(block) for block in (network.c1, network.c2, network.c3, network.c4)] == [3, 3, 3, 3]
 
 
 def test_only_the_last_convolution_of_a_block_reduces(network):
     x = torch.zeros(1, 3, 32, 32)
     for block in (network.c1, network.c2, network.c3):
-        kept = block[:-1](x)
+        kept = block[1](block[0](x))
         assert kept.shape[2:] == x.shape[2:]
-        x = block[-1](kept)
+        x = block[2](kept)
         assert x.shape[2] < kept.shape[2]
     assert network.c4(x).shape[2:] == x.shape[2:]
 

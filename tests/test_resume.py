@@ -170,6 +170,15 @@ def test_one_process_at_a_time(network, tiny, recipe, tmp_path):
     assert len(fit(network, tiny, recipe, out=folder, resume=True)) == recipe.epochs
 
 
+@pytest.mark.parametrize("error", [NotImplementedError(), OSError(38, "Function not implemented")])
+def test_a_drive_without_locks_is_used_without(network, tiny, recipe, tmp_path, monkeypatch, error):
+    def acquire(self, *arguments, **options):
+        raise error
+
+    monkeypatch.setattr(FileLock, "acquire", acquire)
+    assert len(fit(network, tiny, recipe, out=tmp_path / "run")) == recipe.epochs
+
+
 def full(*arguments, **options):
     raise OSError(28, "No space left on device")
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from utils.data import ImageData, Split, fingerprints
 from utils.device import pick_device
-from utils.errors import InputError
+from utils.errors import InputError, check_seed
 from utils.evaluation import answer_shape, check_fit, check_unseen, evaluate
 from utils.recipes import Recipe
 from utils.runs import Run
@@ -69,6 +69,7 @@ def fit(
         TrainingError: the loss is not finite, the network learns nothing, memory runs out, a loader's worker dies, or
             the end of the run cannot be saved. The last good checkpoint stays.
     """
+    check_seed(seed)
     check_fit(model, data.test)
     check_images(data)
     model.learned_from = fingerprints(data.train.images)
@@ -138,32 +139,25 @@ def epoch_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The batches of one epoch: float32 images (batch, 3, H, W), augmented and normalised, with int64 labels (batch,).
 
-    All random numbers follow from (seed, epoch) for the order of the images, and from (seed, epoch, step) for a step's
-    augmentation and dropout: a resumed run draws what an uninterrupted one would have drawn.
+    Order and augmentation follow from (seed, epoch), dropout from (seed, epoch, step): a resumed run draws what an
+    uninterrupted one would have drawn.
 
     Args:
         start: how many batches to leave out, because they have been learned already.
     """
     device = split.images.device
-    generator = torch.Generator(device).manual_seed(derived_seed(seed, epoch))
-    order = torch.randperm(len(split), generator=generator, device=device)[start * recipe.batch_size :]
+    generator = torch.Generator(device).manual_seed((seed << 20) + epoch)
+    order = torch.randperm(len(split), generator=generator, device=device)
     if recipe.per_image:
-        batches = per_image_loader(split, policy, recipe.batch_size, seed, epoch, order, recipe.workers)
+        rest = order[start * recipe.batch_size :]
+        batches = per_image_loader(split, policy, recipe.batch_size, seed, epoch, rest, recipe.workers)
     else:
         augment = BatchPolicy(policy)
-        chosen = order.split(recipe.batch_size) if len(order) else ()
+        chosen = order.split(recipe.batch_size)
         batches = ((augment(split.images[some], generator), split.labels[some]) for some in chosen)
+        batches = itertools.islice(batches, start, None)  # draws what it leaves out as well: it takes a second
 
-    batches = iter(batches)
-    for step in itertools.count(start + 1):  # from 1: that of the order would be the seed of a step 0
-        generator.manual_seed(derived_seed(seed, epoch, step))
-        batch = next(batches, None)
-        if batch is None:
-            return
-        torch.manual_seed(derived_seed(seed, epoch, step))  # for dropout, which draws from torch's own generator
+    for step, batch in enumerate(batches, start):
+        dropout_seed = np.random.SeedSequence((seed, epoch, step)).generate_state(1, np.uint64)[0]
+        torch.manual_seed(int(dropout_seed))  # dropout draws from torch's own generator
         yield batch
-
-
-def derived_seed(*numbers: int) -> int:
-    """One seed of 64 bits for whole numbers from 0 on, well mixed. Zeros at their end make no difference."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])

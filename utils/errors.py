@@ -30,3 +30,9 @@ def lookup(table: Mapping, name: str, kind: str):
 def one_line(error: BaseException) -> str:
     """The first line of an error's message, or its kind if it has none."""
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def check_seed(seed: int) -> None:
+    """Raises `InputError` unless torch and NumPy both take the seed, and what is made of it."""
+    if not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise InputError(f"seed {seed!r} cannot be used; a seed is a whole number from 0 to {2**32 - 1}")

@@ -6,6 +6,7 @@ happens when something goes wrong.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
@@ -32,6 +33,7 @@ from utils.models import model_arguments, model_name
 PACKAGES = ("torch", "torchvision", "albumentations", "numpy")
 SAVE_SECONDS = 30.0  # between checkpoints within an epoch
 LOG, LOCK = "training.log", ".lock"
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)  # of a file system that has none
 
 
 class Run:
@@ -80,9 +82,9 @@ class Run:
                 raise InputError(
                     f"{self.folder}: another process is training there; wait for it, or name another folder"
                 ) from None
-            except NotImplementedError:  # a file system without locks
-                pass
-            except OSError as error:
+            except (NotImplementedError, OSError) as error:
+                if isinstance(error, NotImplementedError) or error.errno in NO_LOCKS:
+                    return self  # as some network drives: without a lock rather than not at all
                 raise InputError(f"{self.folder} cannot be written ({error.strerror}); name another folder") from error
         return self
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from utils.errors import InputError, lookup
+from utils.errors import InputError, check_seed, lookup
 from utils.models.dilated_valid import DilatedValid
 from utils.models.experiment2 import Experiment2
 from utils.models.residual import ResidualNet
@@ -38,6 +38,7 @@ def build_model(name: str, seed: int = 0, **arguments) -> nn.Module:
     Raises:
         InputError: there is no such network, or it takes no such argument.
     """
+    check_seed(seed)
     network = lookup(MODELS, name, "model")
     allowed = inspect.signature(network).parameters
     for argument in arguments:
