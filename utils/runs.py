@@ -314,8 +314,8 @@ def cut(log: Path, size: int) -> None:
 def difference(key: str, then, now) -> str:
     """What differs between a checkpoint and the run that is to resume it, in words."""
     if isinstance(then, dict) and isinstance(now, dict):
-        fields = [field for field in now if as_json(then.get(field)) != as_json(now[field])]
-        return f"{key} ({', '.join(f'{field}: {then.get(field)} then, {now[field]} now' for field in fields)})"
+        fields = [field for field in then | now if as_json(then.get(field)) != as_json(now.get(field))]
+        return f"{key} ({', '.join(f'{field}: {then.get(field)} then, {now.get(field)} now' for field in fields)})"
     return f"{key} ({then} then, {now} now)"
 
 

@@ -40,14 +40,17 @@ def build_model(name: str, seed: int = 0, **arguments) -> nn.Module:
     """
     check_seed(seed)
     network = lookup(MODELS, name, "model")
-    allowed = inspect.signature(network).parameters
+    signature = inspect.signature(network)
     for argument in arguments:
-        if argument not in allowed:
-            raise InputError(f"model {name!r} takes no argument {argument!r}; it takes: {', '.join(allowed)}")
+        if argument not in signature.parameters:
+            allowed = ", ".join(signature.parameters)
+            raise InputError(f"model {name!r} takes no argument {argument!r}; it takes: {allowed}")
+    bound = signature.bind(**arguments)
+    bound.apply_defaults()  # classes=10 said or not is the same network
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = network(**arguments)
-    model.built_as = (name, arguments)  # a checkpoint keeps it, to build the same network again
+    model.built_as = (name, bound.arguments)  # a checkpoint keeps it, to build the same network again
     return model
 
 
