@@ -232,7 +232,9 @@ def parser() -> OneLineParser:
         "Say which of the assignment's requirements a network meets; exit 1 if one is not met.",
         """audit path/to/file.py:Net --args '{"width": 32}' --json""",
     )
-    judge.add_argument("network", help="a name (see `python -m utils models`), a checkpoint, or FILE.py:CLASS")
+    judge.add_argument(
+        "network", help="a name (see `python -m utils models`), a checkpoint, or FILE.py:CLASS (it is run)"
+    )
     judge.add_argument("--args", default="{}", metavar="JSON", help="arguments of the network's constructor")
     judge.add_argument("--recipe", help="to judge the augmentation of (default: the network's own, or fast)")
     judge.add_argument("--shape", type=shape, default=(3, 32, 32), help="of an image (default: 3x32x32)")

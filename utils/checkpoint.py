@@ -91,6 +91,8 @@ def load_model(path: str | Path) -> tuple[nn.Module, dict]:
         raise
     except (RuntimeError, TypeError, ValueError, KeyError, AttributeError) as error:
         raise InputError(f"{path}: its weights do not fit the network {name!r} of this version") from error
+    if checkpoint["model_arguments"].get("classes", 10) != len(checkpoint["classes"]):
+        raise InputError(f"{path}: its network answers with another number of classes than it names")
     model.learned_from = checkpoint["learned_from"]
     return model.eval(), checkpoint
 

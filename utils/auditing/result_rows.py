@@ -125,11 +125,13 @@ class Record:
         try:
             run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
             self.data, self.provenance = run["data"]["name"], run["data"].get("provenance", "")
-            self.images = run["data"].get("test_images") or run["results"]["test_images"]
-            self.accuracy = run["results"]["test_accuracy"]
+            self.images = int(run["data"].get("test_images") or run["results"]["test_images"])
+            self.accuracy = float(run["results"]["test_accuracy"])
+            if not isinstance(self.data, str) or not isinstance(self.provenance, str):
+                raise TypeError("the data's name or provenance is no text")
         except OSError as error:
             raise InputError(f"{folder}: no run.json there; a run's folder holds it") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise InputError(f"{folder / 'run.json'}: not a run's record ({type(error).__name__}: {error})") from error
         self.history = read_history(folder / "history.csv")
         if not self.history:
