@@ -71,6 +71,15 @@ def test_train_writes_the_lines_that_are_asked_for(tmp_path):
     assert "macro avg" in log
 
 
+def test_train_leaves_the_test_images_alone_if_told_to_validate(tmp_path, capsys):
+    options = ["--data", "digits", "--recipe", "digits", "--epochs", "1", "--out", str(tmp_path)]
+    assert main(["train", *options, "--validation", "100"]) == 0
+    assert "% of 100 validation images after epoch 1" in capsys.readouterr().out
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["data"]["train_images"] == 1437 - 100
+    assert record["results"]["test_evaluations"] == 0
+
+
 def test_evaluate_gives_the_accuracy_of_the_last_epoch(run, capsys):
     assert main(["evaluate", str(run / "last.pt"), "--data", "digits"]) == 0
     shown = capsys.readouterr().out

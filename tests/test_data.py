@@ -293,6 +293,26 @@ def test_the_real_pictures_are_complete_and_decoded_once(monkeypatch):
     assert torch.equal(again.test.images, real.test.images) and str(again) == str(real)
 
 
+def test_held_out_images_are_training_images_that_are_no_longer_learned_from():
+    digits = load_cifar10("digits", verbose=False)
+    parts = digits.hold_out(200, seed=1)
+    assert (parts.train.name, parts.test.name) == ("train", "validation")
+    assert len(parts.test) == 200
+    both = torch.cat([fingerprints(parts.train.images), fingerprints(parts.test.images)])
+    assert torch.equal(both.sort().values, fingerprints(digits.train.images).sort().values)
+    assert "200 training images held out (seed 1)" in parts.name
+    assert parts.mean == digits.mean
+    assert torch.equal(parts.test.images, digits.hold_out(200, seed=1).test.images)
+    assert not torch.equal(parts.test.images, digits.hold_out(200, seed=2).test.images)
+
+
+@pytest.mark.parametrize("count", [0, -1, 1437, 2000])
+def test_so_many_cannot_be_held_out(count):
+    digits = load_cifar10("digits", verbose=False)
+    with pytest.raises(InputError, match="cannot be held out"):
+        digits.hold_out(count)
+
+
 def test_a_subset_is_the_first_images_and_says_so():
     digits = load_cifar10("digits", verbose=False)
     few = digits.subset(train=100, test=1000)

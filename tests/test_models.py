@@ -14,6 +14,7 @@ from utils.errors import InputError
 from utils.models import MODELS, build_model
 from utils.models.blocks import Residual, convolution, depthwise_separable
 from utils.models.s7 import DILATED, STRIDED
+from utils.recipes import RECIPES
 
 
 @pytest.fixture(params=["s7", "s7_dilated"])
@@ -117,6 +118,24 @@ def test_dropout_is_a_network_s_argument():
 @pytest.mark.parametrize("name", MODELS)
 def test_it_answers_images_with_logits(name):
     assert build_model(name, classes=7)(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("name", ["s7", "s7_dilated"])
+@pytest.mark.parametrize(("width", "parameters"), [(0.375, 24_902), (0.5, 44_674), (0.75, 98_014), (1.0625, 196_490)])
+def test_every_width_keeps_to_the_assignment(name, width, parameters):
+    model = build_model(name, width=width)
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    assert audit(model, RECIPES["fast"]).passed
+
+
+def test_the_width_is_part_of_what_a_checkpoint_keeps():
+    assert build_model("s7", width=0.5).built_as == ("s7", {"classes": 10, "width": 0.5})
+
+
+@pytest.mark.parametrize("width", [0, -1, 0.1, 1e9, float("nan"), "wide", None])
+def test_a_width_without_channels_or_with_too_many_is_refused(width):
+    with pytest.raises(InputError, match="cannot be used"):
+        build_model("s7", width=width)
 
 
 def test_the_same_seed_builds_the_same_weights_whatever_torch_has_drawn():

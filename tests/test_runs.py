@@ -53,6 +53,7 @@ def test_run_json_says_what_ran_on_what_and_what_came_out(run, recipe):
     assert record["results"]["test_accuracy"] == history[-1]["test_accuracy"]
     assert record["results"]["best_test_accuracy"] == max(r["test_accuracy"] for r in history)
     assert record["results"]["test_images"] == 37
+    assert record["results"]["test_evaluations"] == len(history)
     assert record["results"]["target"] == recipe.target
 
 

@@ -17,11 +17,12 @@ from utils import plots
 from utils.audit import audit
 from utils.auditing.given import given_network
 from utils.checkpoint import load_model
-from utils.data import load_cifar10
+from utils.data import ImageData, load_cifar10
 from utils.drawing import save as save_drawing
 from utils.engine import fit
 from utils.errors import InputError, TrainingError, lookup
 from utils.evaluation import evaluate
+from utils.export import export_onnx
 from utils.files import runs_folder
 from utils.models import MODELS, build_model
 from utils.predict import load_picture, predict
@@ -57,7 +58,7 @@ def train_command(arguments: argparse.Namespace) -> int:
     lookup(MODELS, arguments.model, "model")  # before the data: a wrong name should not cost a download
     if arguments.epochs is not None:
         recipe = replace(recipe, epochs=arguments.epochs)
-    data = load_cifar10(arguments.data)
+    data = load_data(arguments)
     model = build_model(arguments.model, seed=arguments.seed, classes=len(data.classes))
     out = arguments.out or runs_folder() / f"{arguments.model}-{arguments.recipe}-seed{arguments.seed}"
     history = fit(
@@ -74,10 +75,16 @@ def train_command(arguments: argparse.Namespace) -> int:
     )
     last = history[-1]
     print(
-        f"{last['test_accuracy']:.2f} % of {len(data.test):,} test images after epoch {last['epoch']}, "
+        f"{last['test_accuracy']:.2f} % of {len(data.test):,} {data.test.name} images after epoch {last['epoch']}, "
         f"{last['seconds']:.0f} s; {data.name}; see {out}"
     )
     return 1 if arguments.until is not None and last["test_accuracy"] < arguments.until else 0
+
+
+def load_data(arguments: argparse.Namespace) -> ImageData:
+    """What `--data` names; with `--validation`, its training images alone."""
+    data = load_cifar10(arguments.data)
+    return data.hold_out(arguments.validation) if arguments.validation else data
 
 
 def repeat_command(arguments: argparse.Namespace) -> int:
@@ -86,7 +93,7 @@ def repeat_command(arguments: argparse.Namespace) -> int:
     if arguments.epochs is not None:
         recipe = replace(recipe, epochs=arguments.epochs)
     out = Path(arguments.out or runs_folder() / f"{arguments.model}-{arguments.recipe}-repeat")
-    runs = repeat(arguments.model, load_cifar10(arguments.data), recipe, arguments.seeds, out, arguments.device)
+    runs = repeat(arguments.model, load_data(arguments), recipe, arguments.seeds, out, arguments.device)
     plots.repeats(runs).savefig(out / "repeat.png")
     print(f"{runs}\nsee {out}")
     return 0 if runs.reached == arguments.seeds else 1
@@ -122,6 +129,18 @@ def predict_command(arguments: argparse.Namespace) -> int:
             figure.savefig(arguments.figure)
         except (OSError, ValueError) as error:  # ValueError: an ending that matplotlib cannot write
             raise InputError(f"{arguments.figure}: the figure cannot be written ({error})") from error
+    return 0
+
+
+def export_command(arguments: argparse.Namespace) -> int:
+    model, checkpoint = load_model(arguments.checkpoint)
+    data = load_cifar10(arguments.data)
+    out = arguments.out or Path(arguments.checkpoint).with_suffix(".onnx")
+    difference = export_onnx(model, out, data.test, checkpoint["mean"], checkpoint["std"])
+    print(
+        f"{out} was written: on {len(data.test):,} test images ({data.name}) ONNX Runtime gives the same answers, and "
+        f"logits that differ by at most {difference:.1e}"
+    )
     return 0
 
 
@@ -199,6 +218,12 @@ def parser() -> OneLineParser:
         command.add_argument("--model", default="s7", help="see `python -m utils models` (default: s7)")
         command.add_argument("--recipe", default="fast", help="see `python -m utils recipes` (default: fast)")
         command.add_argument("--data", default="auto", help="auto, digits, or a path (default: auto)")
+        command.add_argument(
+            "--validation",
+            type=natural,
+            metavar="N",
+            help="hold out N training images, and test on those: to make choices without the test images",
+        )
         command.add_argument("--epochs", type=natural, help="another number than the recipe's")
         command.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
     again.add_argument("--seeds", type=positive, default=20, help="how many, from 0 on (default: 20)")
@@ -213,18 +238,34 @@ def parser() -> OneLineParser:
     train.add_argument("--class-report", action="store_true", help="precision and recall by class after each epoch")
 
     test = add("evaluate", evaluate_command, "Test a trained network.", "evaluate runs/s7/best.pt")
-    test.add_argument("checkpoint", help="last.pt or best.pt of a run")
+    test.add_argument(
+        "checkpoint", help="last.pt or best.pt of a run, or the name of weights that ship, such as s7-fast"
+    )
     test.add_argument("--data", default="auto", help="auto, digits, or a path (default: auto)")
 
     show = add(
         "predict",
         predict_command,
         "Say what is in pictures.",
-        "predict runs/s7/best.pt cat.jpg --figure out.png",
+        "predict s7-fast cat.jpg --figure out.png",
     )
-    show.add_argument("checkpoint", help="last.pt or best.pt of a run")
+    show.add_argument(
+        "checkpoint", help="last.pt or best.pt of a run, or the name of weights that ship, such as s7-fast"
+    )
     show.add_argument("pictures", nargs="+", metavar="picture", help="any picture file; its middle square is used")
     show.add_argument("--figure", metavar="FILE", help="draw pictures and answers into this file")
+
+    leave = add(
+        "export",
+        export_command,
+        "Write a trained network as an ONNX file, once ONNX Runtime gives the same answers.",
+        "export runs/s7/last.pt --out s7.onnx",
+    )
+    leave.add_argument(
+        "checkpoint", help="last.pt or best.pt of a run, or the name of weights that ship, such as s7-fast"
+    )
+    leave.add_argument("--out", metavar="FILE", help="(default: the checkpoint's name, ending in .onnx)")
+    leave.add_argument("--data", default="auto", help="to compare on: auto, digits, or a path (default: auto)")
 
     judge = add(
         "audit",

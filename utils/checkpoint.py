@@ -18,6 +18,7 @@ from utils.contents import LARGEST, check_archive, check_fields, check_numbers, 
 from utils.errors import InputError, one_line
 from utils.files import write
 from utils.models import build_model
+from utils.models.pretrained import read_weights, shipped
 
 FORMAT = 3  # raised when an older checkpoint could be misread
 LAST, BEFORE, BEST = "last.pt", "previous.pt", "best.pt"
@@ -48,7 +49,7 @@ def load_checkpoint(path: str | Path) -> dict:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path}: no such checkpoint; a run's folder holds {LAST} and {BEST}")
+        raise InputError(f"{path}: no such checkpoint; a run's folder holds {LAST} and {BEST}{also()}")
     try:
         if path.stat().st_size > LARGEST:
             raise ValueError("too large")
@@ -76,9 +77,18 @@ def load_checkpoint(path: str | Path) -> dict:
 def load_model(path: str | Path) -> tuple[nn.Module, dict]:
     """The network in a checkpoint, in evaluation mode on the CPU, and the checkpoint itself.
 
+    Args:
+        path: of the checkpoint, or the name of weights that ship with the repository, such as s7-fast: then the record
+            of their run, with "classes", "mean" and "std", stands for the checkpoint.
+
     Raises:
         InputError: the file is missing, not a checkpoint of this package, or of a network that it cannot build.
     """
+    if str(path) in shipped() and not Path(path).exists():
+        weights, run = read_weights(str(path))
+        model = build_model(run["model"], **run["model_arguments"])
+        model.load_state_dict(weights)
+        return model.eval(), run
     checkpoint = load_checkpoint(path)
     name, weights = checkpoint["model"], checkpoint["weights"]
     try:
@@ -95,6 +105,11 @@ def load_model(path: str | Path) -> tuple[nn.Module, dict]:
         raise InputError(f"{path}: its network answers with another number of classes than it names")
     model.learned_from = checkpoint["learned_from"]
     return model.eval(), checkpoint
+
+
+def also() -> str:
+    """The names that may stand for a checkpoint, as the end of a sentence."""
+    return f"; weights that ship: {', '.join(shipped())}" if shipped() else ""
 
 
 def newest_checkpoint(folder: Path) -> tuple[dict, str | None]:

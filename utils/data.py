@@ -165,6 +165,27 @@ class ImageData:
 
         return ImageData(first(self.train, train), first(self.test, test))
 
+    def hold_out(self, count: int = 5000, seed: int = 0) -> ImageData:
+        """The training images alone, to make choices by: `count` of them as `test`, the others as `train`.
+
+        The held-out images are drawn by `seed`, and their split is named "validation"; the test images are left alone.
+        Mean and standard deviation stay those of all training images.
+
+        Raises:
+            InputError: that would leave no image to train on, or none to validate with.
+        """
+        total = len(self.train)
+        if not 0 < count < total:
+            raise InputError(f"{count} of {total:,} training images cannot be held out; choose 1 to {total - 1}")
+        order = torch.randperm(total, generator=torch.Generator().manual_seed(seed)).to(self.train.images.device)
+        dataset = f"{self.name}, {count:,} training images held out (seed {seed})"
+
+        def part(indices: Tensor, name: str) -> Split:
+            images, labels = self.train.images[indices], self.train.labels[indices]
+            return replace(self.train, images=images, labels=labels, name=name, dataset=dataset)
+
+        return ImageData(part(order[count:], "train"), part(order[:count], "validation"))
+
     def to_dict(self) -> dict[str, str | int]:
         """What a run's record keeps: {"name", "provenance", "train_images", "test_images"}."""
         return {

@@ -21,9 +21,28 @@ from utils.data import Split
 from utils.errors import InputError
 from utils.evaluation import Evaluation
 from utils.figures import DPI, denormalize, image_grid, pixels, titled
+from utils.insight_figures import attention, frequent_mistakes, reliability, robustness
 
 if TYPE_CHECKING:
     from utils.repeat import Repeats
+
+__all__ = [
+    "accuracy_by_seconds",
+    "attention",
+    "augmented",
+    "claimed_and_measured",
+    "confusion",
+    "curves",
+    "frequent_mistakes",
+    "mistakes",
+    "predictions",
+    "receptive_field",
+    "reliability",
+    "repeats",
+    "robustness",
+    "samples",
+    "stacked_bar",
+]
 
 
 def samples(split: Split, per_class: int = 8) -> Figure:

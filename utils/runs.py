@@ -276,6 +276,7 @@ class Run:
                 "test_loss": history[-1]["test_loss"],
                 "best_test_accuracy": max(record["test_accuracy"] for record in history),
                 "test_images": len(self.data.test),
+                "test_evaluations": len(history) if self.data.test.name == "test" else 0,
                 "seconds": history[-1]["seconds"],
                 "target": self.target,
                 "seconds_to_target": reached[0] if reached else None,

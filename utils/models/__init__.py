@@ -11,6 +11,7 @@ from torch import nn
 from utils.errors import InputError, check_seed, lookup
 from utils.models.dilated_valid import DilatedValid
 from utils.models.experiment2 import Experiment2
+from utils.models.pretrained import read_weights, weights_for
 from utils.models.residual import ResidualNet
 from utils.models.s7 import s7, s7_dilated
 from utils.models.strided_separable import StridedSeparable
@@ -27,16 +28,18 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def build_model(name: str, seed: int = 0, **arguments) -> nn.Module:
-    """A fresh network on the CPU, in training mode: float32 images (N, 3, 32, 32) to logits (N, classes).
+def build_model(name: str, seed: int = 0, pretrained: bool | str = False, **arguments) -> nn.Module:
+    """A network on the CPU, in training mode: float32 images (N, 3, 32, 32) to logits (N, classes).
 
     Args:
         name: a key of `MODELS`.
         seed: of the first weights; the same seed gives the same weights, and torch's random state stays as it was.
+        pretrained: the name of a recipe: with the trained weights that ship with this repository; True: with the most
+            accurate of them.
         arguments: of the network's constructor, such as `classes=10`.
 
     Raises:
-        InputError: there is no such network, or it takes no such argument.
+        InputError: there is no such network, or it takes no such argument, or no weights of it ship.
     """
     check_seed(seed)
     network = lookup(MODELS, name, "model")
@@ -51,6 +54,14 @@ def build_model(name: str, seed: int = 0, **arguments) -> nn.Module:
         torch.manual_seed(seed)
         model = network(**arguments)
     model.built_as = (name, bound.arguments)  # a checkpoint keeps it, to build the same network again
+    if pretrained:
+        shipped_name = weights_for(name, pretrained)
+        weights, run = read_weights(shipped_name)
+        if run["model_arguments"] != bound.arguments:
+            raise InputError(
+                f"the weights {shipped_name} are of a network with {run['model_arguments']}, not {bound.arguments}"
+            )
+        model.load_state_dict(weights)
     return model
 
 

@@ -6,15 +6,20 @@ The notebook's section on the network prints its layers, the sizes of its maps a
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isfinite
 from types import MappingProxyType
 
 from torch import Tensor, nn
 
+from utils.errors import InputError
 from utils.models.blocks import Residual, convolution, depthwise_separable
 
 # How the last convolution of a block makes the map smaller:
 STRIDED = MappingProxyType({"stride": 2})  # to half its side
 DILATED = MappingProxyType({"dilation": 4, "padding": False})  # by 8 pixels
+
+
+MOST = 10_000  # channels: more is a slip of the pen, or a file that asks for all the memory there is
 
 
 class S7Net(nn.Module):
@@ -26,42 +31,59 @@ class S7Net(nn.Module):
     Args:
         classes: number of logits.
         reduction: the arguments that make a convolution reduce, `STRIDED` or `DILATED`.
+        width: all numbers of channels are multiplied by it, and rounded to multiples of 4.
+
+    Raises:
+        InputError: the width is no number, or leaves less than 4 channels somewhere.
     """
 
-    def __init__(self, classes: int = 10, reduction: Mapping = STRIDED):
+    def __init__(self, classes: int = 10, reduction: Mapping = STRIDED, width: float = 1.0):
         super().__init__()
+        w1, w2, w3, w4 = (scaled(channels, width) for channels in (16, 48, 64, 96))
         self.c1 = nn.Sequential(
-            convolution(3, 16),
-            Residual(depthwise_separable(16, 16)),
-            convolution(16, 48, **reduction),
+            convolution(3, w1),
+            Residual(depthwise_separable(w1, w1)),
+            convolution(w1, w2, **reduction),
         )
         self.c2 = nn.Sequential(
-            Residual(depthwise_separable(48, 48)),
-            Residual(convolution(48, 48)),
-            convolution(48, 64, **reduction),
+            Residual(depthwise_separable(w2, w2)),
+            Residual(convolution(w2, w2)),
+            convolution(w2, w3, **reduction),
         )
         self.c3 = nn.Sequential(
-            Residual(convolution(64, 64)),
-            Residual(convolution(64, 64, dilation=2)),
-            depthwise_separable(64, 96, **reduction),
+            Residual(convolution(w3, w3)),
+            Residual(convolution(w3, w3, dilation=2)),
+            depthwise_separable(w3, w4, **reduction),
         )
         self.c4 = nn.Sequential(
-            Residual(depthwise_separable(96, 96)),
-            Residual(depthwise_separable(96, 96)),
-            Residual(depthwise_separable(96, 96)),
+            Residual(depthwise_separable(w4, w4)),
+            Residual(depthwise_separable(w4, w4)),
+            Residual(depthwise_separable(w4, w4)),
         )
-        self.output = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(96, classes))
+        self.output = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(w4, classes))
 
     def forward(self, images: Tensor) -> Tensor:
         """float32 images (N, 3, height, width) to logits (N, classes)."""
         return self.output(self.c4(self.c3(self.c2(self.c1(images)))))
 
 
-def s7(classes: int = 10) -> S7Net:
+def s7(classes: int = 10, width: float = 1.0) -> S7Net:
     """S7Net with strided convolutions that halve its maps: the default network."""
-    return S7Net(classes, STRIDED)
+    return S7Net(classes, STRIDED, width)
 
 
-def s7_dilated(classes: int = 10) -> S7Net:
+def s7_dilated(classes: int = 10, width: float = 1.0) -> S7Net:
     """S7Net without any stride, the assignment's bonus: its maps shrink by dilated convolutions instead."""
-    return S7Net(classes, DILATED)
+    return S7Net(classes, DILATED, width)
+
+
+def scaled(channels: int, width: float) -> int:
+    """The multiple of 4 nearest to `channels * width`.
+
+    >>> scaled(48, 0.5), scaled(16, 0.4)
+    (24, 8)
+    """
+    nearest = 4 * round(channels * width / 4) if isinstance(width, int | float) and isfinite(width) else 0
+    if not 4 <= nearest <= MOST:
+        raise InputError(f"width={width!r} cannot be used; 0.25 gives 12,006 parameters, 1 gives 172,026")
+    return nearest

@@ -1,0 +1,65 @@
+"""An ONNX file answers like the network it was made from, or is not written."""
+
+import json
+
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from utils.errors import InputError
+from utils.evaluation import normalize
+from utils.export import TOLERANCE, export_onnx
+from utils.models import MODELS, build_model
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_network_is_exported_and_answers_alike(name, tiny, tmp_path):
+    model = build_model(name, classes=3).train()
+    path = tmp_path / "net.onnx"
+    assert export_onnx(model, path, tiny.test) < TOLERANCE
+    assert model.training
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    pictures = normalize(tiny.test.images[:5], tiny.mean, tiny.std).contiguous()  # another N than the exporter saw
+    with torch.no_grad():
+        expected = model.eval()(pictures)
+    answer = session.run(["logits"], {"images": pictures.numpy()})[0]
+    torch.testing.assert_close(torch.from_numpy(answer), expected, rtol=0, atol=TOLERANCE)
+
+
+def test_the_file_says_what_its_input_and_output_are(tiny, tmp_path, network):
+    export_onnx(network, tmp_path / "net.onnx", tiny.test, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    facts = {p.key: json.loads(p.value) for p in onnx.load(tmp_path / "net.onnx").metadata_props}
+    assert facts == {"classes": ["red", "green", "blue"], "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
+
+
+def test_answers_that_differ_leave_no_file(tiny, tmp_path, network, monkeypatch):
+    def spoil(graph, facts):
+        weights = next(w for w in graph.graph.initializer if len(w.dims) == 4)
+        values = onnx.numpy_helper.to_array(weights) * 1.5
+        weights.CopyFrom(onnx.numpy_helper.from_array(values, weights.name))
+
+    monkeypatch.setattr("utils.export.onnx.helper.set_model_props", spoil)
+    with pytest.raises(InputError, match="ONNX Runtime answers otherwise"):
+        export_onnx(network, tmp_path / "net.onnx", tiny.test)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_exported_is_said_in_one_line(tiny, tmp_path):
+    class Undecided(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 3)
+
+        def forward(self, x):
+            return self.layer(x.mean((2, 3))) if x.sum().item() > 0 else x.mean((2, 3))
+
+    with pytest.raises(InputError, match=r"^Undecided cannot be exported to ONNX: .*$"):
+        export_onnx(Undecided(), tmp_path / "net.onnx", tiny.test)
+
+
+def test_a_place_that_cannot_be_written_is_refused(tiny, tmp_path, network):
+    with pytest.raises(InputError, match="cannot be written"):
+        export_onnx(network, tmp_path / "missing" / "net.onnx", tiny.test)
