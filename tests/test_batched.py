@@ -1,4 +1,4 @@
-"""utils/batched.py and Albumentations itself, held to the same hand-worked numbers and to each other."""
+"""utils/batched.py, utils/steps.py and Albumentations itself, held to the same hand-worked numbers and to each other."""
 
 import random
 
@@ -226,6 +226,35 @@ def test_one_affine_gives_the_same_pixels_both_ways(border, interpolation, photo
         assert difference.mean() < 0.2
 
 
+# Pad and RandomCrop
+
+
+@pytest.mark.parametrize("border", [cv2.BORDER_REPLICATE, cv2.BORDER_REFLECT_101])
+@pytest.mark.parametrize("padding", [4, (2, 5), (1, 2, 3, 4)])
+def test_padding_gives_the_same_pixels_both_ways(border, padding, photos):
+    pad = A.Pad(padding, border_mode=border)
+    images = photos[:20, :, :, :28]
+    assert torch.equal(run_batched([pad], images), run_per_image([pad], images))
+
+
+@both_ways
+def test_a_crop_is_a_part_of_the_image_and_every_place_is_equally_likely(run):
+    x, y = run([A.RandomCrop(24, 28)], ramp(4000))[:, :2, 0, 0].T / 8
+    assert chisquare(torch.bincount(x.long(), minlength=5).numpy()).pvalue > RARE  # 32 - 28 + 1 places
+    assert chisquare(torch.bincount(y.long(), minlength=9).numpy()).pvalue > RARE
+    assert (x.max(), y.max()) == (4, 8)
+    assert torch.corrcoef(torch.stack([x, y]))[0, 1].abs() < 0.08
+    cut = run([A.RandomCrop(24, 28)], ramp(50))
+    assert cut.shape == (50, 3, 24, 28)
+    corner = cut[:, :2, :1, :1]
+    assert torch.equal(cut[:, :2] - corner, ramp(50)[:, :2, :24, :28].float())
+
+
+def test_a_crop_larger_than_the_image_is_refused(photos):
+    with pytest.raises(InputError, match="40x40 cannot be cut from a 32x32 image"):
+        run_batched([A.RandomCrop(40, 40)], photos)
+
+
 # Normalize, and whole policies
 
 
@@ -324,6 +353,10 @@ def test_a_gpu_draws_the_same_distribution(photos):
         (A.Affine(balanced_scale=True), "Affine cannot .* balanced_scale"),
         (A.Normalize(normalization="min_max"), 'Normalize cannot .*"standard"'),
         (A.Normalize(p=0.5), "Normalize cannot .* p=1"),
+        (A.Pad(4, p=0.5), "Pad cannot .* p=1"),
+        (A.Pad(4), "Pad cannot .* border_mode must be replicate or reflect_101"),
+        (A.RandomCrop(8, 8, p=0.5), "RandomCrop cannot .* p=1"),
+        (A.RandomCrop(8, 8, pad_if_needed=True), "RandomCrop cannot .* pad_if_needed=False"),
     ],
 )
 def test_what_cannot_be_run_is_named_with_the_way_out(transform, message):

@@ -67,6 +67,8 @@ def test_a_recipe_cannot_be_changed_in_place():
         ("flip", 1.5),
         ("shift_scale_rotate", -0.1),
         ("coarse_dropout", float("nan")),
+        ("crop", -1),
+        ("crop", 17),
         ("sides", ()),
         ("sides", (4,)),
         ("precision", "fp8"),

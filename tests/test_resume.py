@@ -9,9 +9,10 @@ from conftest import tiny_network
 from filelock import FileLock
 
 from utils import runs
-from utils.checkpoint import load_checkpoint
+from utils.checkpoint import load_checkpoint, write_checkpoint
 from utils.engine import fit
 from utils.errors import InputError, TrainingError
+from utils.models import build_model
 from utils.runs import Run
 from utils.trainer import Trainer
 
@@ -227,6 +228,22 @@ def test_the_time_before_a_stop_counts(tiny, recipe, tmp_path):
         fit(tiny_network(), tiny, recipe, out=tmp_path / "run")
     history = fit(tiny_network(), tiny, recipe, out=tmp_path / "run", resume=True)
     assert history[-1]["seconds"] >= 100
+
+
+def test_a_run_from_before_a_field_was_there_is_resumed_by_its_default(tiny, recipe, tmp_path):
+    folder = tmp_path / "run"
+    fit(build_model("s7", classes=3), tiny, replace(recipe, epochs=1), out=folder)
+    checkpoint = load_checkpoint(folder / "last.pt")
+    checkpoint["model_arguments"].pop("width")
+    checkpoint["recipe"].pop("crop")
+    write_checkpoint(folder / "last.pt", checkpoint)
+    assert len(fit(build_model("s7", classes=3), tiny, replace(recipe, epochs=1), out=folder, resume=True)) == 1
+    with pytest.raises(InputError, match=r"recipe \(crop: 0 then, 2 now\)"):
+        fit(build_model("s7", classes=3), tiny, replace(recipe, epochs=1, crop=2), out=folder, resume=True)
+    checkpoint["model_arguments"].pop("classes")
+    write_checkpoint(folder / "last.pt", checkpoint)
+    with pytest.raises(InputError, match=r"model_arguments \(classes: 10 then, 3 now\)"):
+        fit(build_model("s7", classes=3), tiny, replace(recipe, epochs=1), out=folder, resume=True)
 
 
 def test_another_version_of_torch_is_said_in_the_log(tiny, recipe, tmp_path, monkeypatch):

@@ -122,6 +122,13 @@ def test_the_description_is_the_same_for_every_data_set(mean, std):
     assert describe(assignment_policy(mean, std, coarse_dropout=0.25)) == DESCRIPTION
 
 
+def test_a_crop_is_part_of_the_policy_if_asked_for():
+    lines = describe(assignment_policy(MEAN, STD, crop=4)).splitlines()
+    assert lines[1] == "Pad               p=1     4 pixels on each side, border reflect_101"
+    assert lines[2] == "RandomCrop        p=1     32 x 32 pixels"
+    assert len(lines) == 6
+
+
 def test_a_fill_other_than_the_mean_is_shown():
     holes = A.CoarseDropout((1, 3), (0.1, 0.2), (0.1, 0.2), fill=(0.49, 0.48, 0.45))  # the usual mistake
     line = "CoarseDropout     p=0.5   1..3 holes of 0.1..0.2 x 0.1..0.2 of the sides, fill = (0.49, 0.48, 0.45)"

@@ -115,6 +115,7 @@ def recipe_policy(recipe: Recipe, data: ImageData) -> A.Compose:
         flip=recipe.flip,
         shift_scale_rotate=recipe.shift_scale_rotate,
         coarse_dropout=recipe.coarse_dropout,
+        crop=recipe.crop,
     )
 
 

@@ -50,6 +50,7 @@ class Recipe:
     policy: str = "assignment"  # or "affine": Affine instead of ShiftScaleRotate; see utils/transforms.py
     flip: float = 0.5  # probability of HorizontalFlip
     shift_scale_rotate: float = 0.5  # probability of ShiftScaleRotate or Affine
+    crop: int = 0  # pixels on each side by which an image is padded for RandomCrop; 0: none
     coarse_dropout: float = 0.5  # probability of CoarseDropout's one 16x16 hole
     sides: tuple[int, ...] = (32,)  # image side in equal parts of the run: small pictures first save time
 
@@ -84,6 +85,7 @@ class Recipe:
             "flip": 0 <= self.flip <= 1,
             "shift_scale_rotate": 0 <= self.shift_scale_rotate <= 1,
             "coarse_dropout": 0 <= self.coarse_dropout <= 1,
+            "crop": 0 <= self.crop <= 16,
             "sides": len(self.sides) > 0 and all(8 <= side <= 32 for side in self.sides),
             "precision": self.precision in PRECISIONS,
             "workers": self.workers >= 0,

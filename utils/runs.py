@@ -13,7 +13,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain, count, takewhile
 from pathlib import Path
@@ -28,7 +28,8 @@ from utils.errors import InputError, TrainingError
 from utils.files import write
 from utils.history import history_csv
 from utils.interrupt import undisturbed
-from utils.models import model_arguments, model_name
+from utils.models import default_arguments, model_arguments, model_name
+from utils.recipes import Recipe
 
 PACKAGES = ("torch", "torchvision", "albumentations", "numpy")
 SAVE_SECONDS = 30.0  # between checkpoints within an epoch
@@ -149,9 +150,10 @@ class Run:
 
     def resume(self) -> None:
         checkpoint, wrong = newest_checkpoint(self.folder)
-        differing = [key for key in self.identity if as_json(checkpoint.get(key)) != as_json(self.identity[key])]
+        then, now = with_defaults(checkpoint), self.identity
+        differing = [key for key in now if as_json(then.get(key)) != as_json(now[key])]
         if differing:
-            what = "; ".join(difference(key, checkpoint.get(key), self.identity[key]) for key in differing)
+            what = "; ".join(difference(key, then.get(key), now[key]) for key in differing)
             raise InputError(
                 f"{self.folder} belongs to a run with another {what}: name another folder, or give the same arguments "
                 "as then"
@@ -310,6 +312,19 @@ def cut(log: Path, size: int) -> None:
     """Takes off what was logged after the checkpoint: it is going to be logged again."""
     if log.is_file() and log.stat().st_size > size:
         os.truncate(log, size)
+
+
+def with_defaults(checkpoint: dict) -> dict:
+    """A checkpoint with what did not exist when it was written: the recipe's and the network's newer fields.
+
+    What is new here leaves everything as it was by default, so that an older run can be resumed.
+    """
+    recipe = {field.name: field.default for field in fields(Recipe) if field.default is not MISSING}
+    arguments = default_arguments(checkpoint["model"])
+    return checkpoint | {
+        "recipe": recipe | checkpoint["recipe"],
+        "model_arguments": arguments | checkpoint["model_arguments"],
+    }
 
 
 def difference(key: str, then, now) -> str:

@@ -44,6 +44,7 @@ def assignment_policy(
     flip: float = 0.5,
     shift_scale_rotate: float = 0.5,
     coarse_dropout: float = 0.5,
+    crop: int = 0,
 ) -> A.Compose:
     """The augmentation that the assignment asks for, then Normalize.
 
@@ -55,6 +56,8 @@ def assignment_policy(
     Args:
         mean, std: of the training images, three channels, pixels counted as 0..1.
         flip, shift_scale_rotate, coarse_dropout: probability per image, 0..1.
+        crop: pixels by which every image is padded (reflected), for a random crop of 32x32; the assignment asks for
+            none, 0.
 
     Returns:
         A Compose that maps a uint8 image (H, W, 3) to float32 (H, W, 3).
@@ -75,7 +78,7 @@ def assignment_policy(
             border_mode=cv2.BORDER_REFLECT_101,
             p=shift_scale_rotate,
         )
-    return flip_move_hole(mean, std, flip, move, coarse_dropout)
+    return whole_policy(mean, std, flip, crop, move, coarse_dropout)
 
 
 def affine_policy(
@@ -85,6 +88,7 @@ def affine_policy(
     flip: float = 0.5,
     shift_scale_rotate: float = 0.5,
     coarse_dropout: float = 0.5,
+    crop: int = 0,
 ) -> A.Compose:
     """`assignment_policy` with an Affine of the same ranges in place of ShiftScaleRotate, black beyond the border.
 
@@ -97,16 +101,16 @@ def affine_policy(
         rotate=(-15, 15),
         p=shift_scale_rotate,
     )
-    return flip_move_hole(mean, std, flip, move, coarse_dropout)
+    return whole_policy(mean, std, flip, crop, move, coarse_dropout)
 
 
 POLICIES = {"assignment": assignment_policy, "affine": affine_policy}  # by the name that a recipe gives
 
 
-def flip_move_hole(
-    mean: Iterable[float], std: Iterable[float], flip: float, move: A.Affine, coarse_dropout: float
+def whole_policy(
+    mean: Iterable[float], std: Iterable[float], flip: float, crop: int, move: A.Affine, coarse_dropout: float
 ) -> A.Compose:
-    """HorizontalFlip, `move`, one 16x16 hole in the mean colour, Normalize."""
+    """HorizontalFlip, RandomCrop if there is a `crop`, `move`, one 16x16 hole in the mean colour, Normalize."""
     mean, std = tuple(map(float, mean)), tuple(map(float, std))
     if not (len(mean) == len(std) == 3 and all(0 <= m <= 1 for m in mean) and all(0 < s <= 1 for s in std)):
         raise InputError(
@@ -115,9 +119,11 @@ def flip_move_hole(
         )
     check_probability("flip", flip)
     check_probability("coarse_dropout", coarse_dropout)
+    cropping = [A.Pad(crop, border_mode=cv2.BORDER_REFLECT_101), A.RandomCrop(32, 32)] if crop else []
     return A.Compose(
         [
             A.HorizontalFlip(p=flip),
+            *cropping,
             move,
             A.CoarseDropout(
                 num_holes_range=(1, 1),
@@ -159,6 +165,10 @@ def describe_transform(transform: A.BasicTransform, mean: np.ndarray | None) -> 
             details = []
         case A.Affine():  # ShiftScaleRotate too
             details = affine_details(transform, mean)
+        case A.Pad() if isinstance(transform.padding, int):
+            details = [f"{transform.padding} pixels on each side", f"border {BORDERS[transform.border_mode]}"]
+        case A.RandomCrop() if not transform.pad_if_needed:
+            details = [f"{transform.height} x {transform.width} pixels"]
         case A.CoarseDropout():
             details = hole_details(transform, mean)
         case A.Normalize(normalization="standard"):

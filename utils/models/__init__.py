@@ -65,6 +65,12 @@ def build_model(name: str, seed: int = 0, pretrained: bool | str = False, **argu
     return model
 
 
+def default_arguments(name: str) -> dict:
+    """What the network of that name is built with if nothing is said; nothing of one that is not in `MODELS`."""
+    parameters = inspect.signature(MODELS[name]).parameters.values() if name in MODELS else ()
+    return {parameter.name: parameter.default for parameter in parameters}
+
+
 def model_name(model: nn.Module) -> str:
     """The name `build_model` knows it by, else its class's."""
     return getattr(model, "built_as", (type(model).__name__, {}))[0]
