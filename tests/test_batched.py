@@ -1,4 +1,4 @@
-"""utils/batched.py, utils/steps.py and Albumentations itself, held to the same hand-worked numbers and to each other."""
+"""utils/batched.py, utils/steps.py and Albumentations itself, held to the same numbers and to each other."""
 
 import random
 

@@ -71,6 +71,30 @@ def test_train_writes_the_lines_that_are_asked_for(tmp_path):
     assert "macro avg" in log
 
 
+def test_train_builds_the_network_that_is_asked_for(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("S7_RUNS", str(tmp_path))
+    options = ["--data", "digits", "--recipe", "digits", "--epochs", "1", "--args", '{"width": 0.25}']
+    assert main(["train", *options]) == 0
+    record = json.loads((tmp_path / "s7-width0.25-digits-seed0" / "run.json").read_text())
+    assert record["parameters"] == 12_006
+    assert main(["repeat", *options, "--seeds", "1"]) == 1  # one epoch is not enough
+    record = json.loads((tmp_path / "s7-width0.25-digits-repeat" / "seed0" / "run.json").read_text())
+    assert record["model_arguments"] == {"classes": 10, "width": 0.25}
+
+
+def test_weights_that_ship_are_named_like_a_checkpoint(tmp_path, capsys):
+    Image.new("RGB", (50, 40), "white").save(tmp_path / "white.png")
+    assert main(["predict", "s7-fast", str(tmp_path / "white.png")]) == 0
+    assert "Trained on CIFAR-10, JPEG copy" in capsys.readouterr().out
+    assert main(["audit", "s7-fast"]) == 0
+
+
+def test_export_writes_a_file_that_answers_alike(run, tmp_path, capsys):
+    assert main(["export", str(run / "last.pt"), "--data", "digits", "--out", str(tmp_path / "net.onnx")]) == 0
+    assert "on 360 test images" in capsys.readouterr().out
+    assert (tmp_path / "net.onnx").stat().st_size > 100_000
+
+
 def test_train_leaves_the_test_images_alone_if_told_to_validate(tmp_path, capsys):
     options = ["--data", "digits", "--recipe", "digits", "--epochs", "1", "--out", str(tmp_path)]
     assert main(["train", *options, "--validation", "100"]) == 0
@@ -128,6 +152,12 @@ def test_recipes_lists_every_hyper_parameter(capsys):
         (["train", "--epochs", "many"], "invalid"),
         (["train", "--seed", "-1"], "invalid"),
         (["train", "--data", "digits", "--epochs", "0"], "epochs=0"),
+        (["train", "--args", "width=2"], "not JSON"),
+        (["train", "--args", '{"depth": 2}'], "takes no argument 'depth'"),
+        (["train", "--args", '{"width": "wide"}'], "width='wide' cannot be used"),
+        (["repeat", "--args", '{"classes": 2}'], "classes cannot be given there"),
+        (["train", "--data", "digits", "--validation", "5000"], "5000 of 1,437 training images cannot be held out"),
+        (["export", "no.pt"], "no.pt: no such checkpoint"),
         (["evaluate", "no.pt"], "no.pt: no such checkpoint"),
         (["predict", "no.pt", "a.png"], "no.pt: no such checkpoint"),
         (["summary", "s8"], "unknown model 's8'"),

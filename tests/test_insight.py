@@ -109,8 +109,10 @@ def test_the_figures_say_what_was_found(tiny, network):
     assert f"{pairs[0][0]} taken for {pairs[0][1]}: {pairs[0][2]}" in texts(plots.frequent_mistakes(result))
     assert f"expected calibration error {calibration(result).error:.1f} %" in texts(plots.reliability(result))
 
-    results = under_corruption(network, tiny.test)
+    results = under_corruption(network, tiny.test, images=30)
     assert list(results) == ["as it is", *corruptions()]
+    assert {r.total for r in results.values()} == {30}
+    assert results["as it is"].correct == int((result.predictions == result.labels)[:30].sum())
     figure = plots.robustness(results)
     widths = [bar.get_width() for bar in figure.axes[0].patches]
     assert widths == pytest.approx([r.accuracy for r in results.values()])

@@ -97,8 +97,10 @@ def run(arguments: list[str]) -> tuple[int, str]:
 
 
 OPTIONS = {
-    "train": ["--model", "--recipe", "--data", "--seed", "--out", "--epochs", "--until", "--device", "--report-every"],
-    "repeat": ["--model", "--recipe", "--data", "--seeds", "--out", "--epochs", "--device"],
+    "train": ["--model", "--recipe", "--data", "--seed", "--out", "--epochs", "--until", "--device", "--report-every"]
+    + ["--args", "--validation"],
+    "repeat": ["--model", "--recipe", "--data", "--seeds", "--out", "--epochs", "--device", "--args", "--validation"],
+    "export": ["--data", "--out"],
     "evaluate": ["--data"],
     "predict": ["--figure"],
     "audit": ["--args", "--recipe", "--shape", "--json"],

@@ -15,7 +15,7 @@ from torchsummary import summary as print_summary
 
 from utils import plots
 from utils.audit import audit
-from utils.auditing.given import given_network
+from utils.auditing.given import constructor_arguments, given_network, named_network
 from utils.checkpoint import load_model
 from utils.data import ImageData, load_cifar10
 from utils.drawing import save as save_drawing
@@ -29,6 +29,8 @@ from utils.predict import load_picture, predict
 from utils.recipes import RECIPES
 from utils.repeat import repeat
 from utils.tables import as_table
+
+CONSTRUCTOR = """arguments of the network's constructor, such as '{"width": 0.5}'"""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -55,12 +57,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 def train_command(arguments: argparse.Namespace) -> int:
     recipe = lookup(RECIPES, arguments.recipe, "recipe")
-    lookup(MODELS, arguments.model, "model")  # before the data: a wrong name should not cost a download
+    keywords = network_arguments(arguments)  # before the data: a wrong name should not cost a download
     if arguments.epochs is not None:
         recipe = replace(recipe, epochs=arguments.epochs)
     data = load_data(arguments)
-    model = build_model(arguments.model, seed=arguments.seed, classes=len(data.classes))
-    out = arguments.out or runs_folder() / f"{arguments.model}-{arguments.recipe}-seed{arguments.seed}"
+    model = named_network(arguments.model, {"seed": arguments.seed, "classes": len(data.classes)} | keywords)
+    out = arguments.out or runs_folder() / f"{run_name(arguments, keywords)}-seed{arguments.seed}"
     history = fit(
         model,
         data,
@@ -81,6 +83,25 @@ def train_command(arguments: argparse.Namespace) -> int:
     return 1 if arguments.until is not None and last["test_accuracy"] < arguments.until else 0
 
 
+def network_arguments(arguments: argparse.Namespace) -> dict:
+    """What `--args` gives to the network's constructor; the network can be made with it.
+
+    Raises:
+        InputError: it cannot, or `--args` names what follows from data and options.
+    """
+    keywords = constructor_arguments(arguments.args)
+    if taken := {"classes", "seed", "pretrained"} & set(keywords):
+        raise InputError(f"--args: {', '.join(sorted(taken))} cannot be given there: data and --seed decide it")
+    named_network(arguments.model, keywords)
+    return keywords
+
+
+def run_name(arguments: argparse.Namespace, keywords: dict) -> str:
+    """Of the folder of a run that is given none: what was asked for, but for the seed."""
+    changed = "".join(f"-{key}{value}" for key, value in keywords.items())
+    return f"{arguments.model}{changed}-{arguments.recipe}"
+
+
 def load_data(arguments: argparse.Namespace) -> ImageData:
     """What `--data` names; with `--validation`, its training images alone."""
     data = load_cifar10(arguments.data)
@@ -89,11 +110,11 @@ def load_data(arguments: argparse.Namespace) -> ImageData:
 
 def repeat_command(arguments: argparse.Namespace) -> int:
     recipe = lookup(RECIPES, arguments.recipe, "recipe")
-    lookup(MODELS, arguments.model, "model")
+    keywords = network_arguments(arguments)
     if arguments.epochs is not None:
         recipe = replace(recipe, epochs=arguments.epochs)
-    out = Path(arguments.out or runs_folder() / f"{arguments.model}-{arguments.recipe}-repeat")
-    runs = repeat(arguments.model, load_data(arguments), recipe, arguments.seeds, out, arguments.device)
+    out = Path(arguments.out or runs_folder() / f"{run_name(arguments, keywords)}-repeat")
+    runs = repeat(arguments.model, load_data(arguments), recipe, arguments.seeds, out, arguments.device, **keywords)
     plots.repeats(runs).savefig(out / "repeat.png")
     print(f"{runs}\nsee {out}")
     return 0 if runs.reached == arguments.seeds else 1
@@ -218,6 +239,7 @@ def parser() -> OneLineParser:
         command.add_argument("--model", default="s7", help="see `python -m utils models` (default: s7)")
         command.add_argument("--recipe", default="fast", help="see `python -m utils recipes` (default: fast)")
         command.add_argument("--data", default="auto", help="auto, digits, or a path (default: auto)")
+        command.add_argument("--args", default="{}", metavar="JSON", help=CONSTRUCTOR)
         command.add_argument(
             "--validation",
             type=natural,
@@ -276,7 +298,7 @@ def parser() -> OneLineParser:
     judge.add_argument(
         "network", help="a name (see `python -m utils models`), a checkpoint, or FILE.py:CLASS (it is run)"
     )
-    judge.add_argument("--args", default="{}", metavar="JSON", help="arguments of the network's constructor")
+    judge.add_argument("--args", default="{}", metavar="JSON", help=CONSTRUCTOR)
     judge.add_argument("--recipe", help="to judge the augmentation of (default: the network's own, or fast)")
     judge.add_argument("--shape", type=shape, default=(3, 32, 32), help="of an image (default: 3x32x32)")
     judge.add_argument("--json", action="store_true", help="print the report as JSON")

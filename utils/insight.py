@@ -5,6 +5,7 @@ The last section of the notebook shows it. Nothing here trains, and nothing chan
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, replace
 
 import albumentations as A
@@ -152,10 +153,11 @@ def corrupted(split: Split, name: str, transform: A.BasicTransform, seed: int = 
     return replace(split, images=images.to(split.images.device), dataset=f"{split.dataset}, {name}")
 
 
-def under_corruption(model: nn.Module, split: Split, seed: int = 0) -> dict[str, Evaluation]:
-    """What the network answers to the split as it is, and then under each of `corruptions()`."""
+def under_corruption(model: nn.Module, split: Split, images: int | None = None, seed: int = 0) -> dict[str, Evaluation]:
+    """What the network answers to the first `images` of a split as they are, and under each of `corruptions()`."""
+    split = replace(split, images=split.images[:images], labels=split.labels[:images])
     results = {"as it is": evaluate(model, split)}
-    for name, transform in tqdm(corruptions().items(), "Corruptions", leave=False):
+    for name, transform in tqdm(corruptions().items(), "Corruptions", leave=False, file=sys.stdout):
         results[name] = evaluate(model, corrupted(split, name, transform, seed))
     return results
 

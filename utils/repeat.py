@@ -102,11 +102,12 @@ class Repeats:
 
 
 def repeat(
-    model_name: str, data: ImageData, recipe: Recipe, seeds: int, out: str | Path, device: str = "auto"
+    model_name: str, data: ImageData, recipe: Recipe, seeds: int, out: str | Path, device: str = "auto", **arguments
 ) -> Repeats:
     """Trains the network of that name with seeds 0, 1, ... `seeds` - 1, each in a folder of its own under `out`.
 
-    After a stop the same call goes on where it was. `out/repeat.csv` has a line for each seed that is done.
+    `arguments` are those of the network's constructor, such as `width=0.5`. After a stop the same call goes on where it
+    was. `out/repeat.csv` has a line for each seed that is done.
 
     Raises:
         InputError: the name is unknown, or a folder holds another run.
@@ -116,7 +117,7 @@ def repeat(
     for seed in range(seeds):
         folder = Path(out) / f"seed{seed}"
         fit(
-            build_model(model_name, seed=seed, classes=len(data.classes)),
+            build_model(model_name, seed=seed, classes=len(data.classes), **arguments),
             data,
             recipe,
             seed=seed,

@@ -15,6 +15,7 @@ from torch import nn
 from utils.checkpoint import load_model
 from utils.errors import InputError, lookup, one_line
 from utils.models import MODELS, build_model
+from utils.models.pretrained import shipped
 from utils.recipes import RECIPES, Recipe
 
 DEFAULT_RECIPE = "fast"  # of networks of ours that have no recipe of their own
@@ -39,9 +40,9 @@ def given_network(place: str, arguments: str = "{}", recipe: str | None = None) 
     Raises:
         InputError: the network cannot be had; the message is one line.
     """
-    keywords = parsed(arguments)
+    keywords = constructor_arguments(arguments)
     chosen = None if recipe is None else lookup(RECIPES, recipe, "recipe")
-    if place.endswith(".pt"):
+    if place.endswith(".pt") or place in shipped():
         if keywords:
             raise InputError(f"{place}: a checkpoint knows its constructor's arguments: leave --args away")
         model, checkpoint = load_model(place)
@@ -53,11 +54,20 @@ def given_network(place: str, arguments: str = "{}", recipe: str | None = None) 
         return Given(made(own_module(Path(path)), name, keywords), chosen)
     if place.endswith(".py"):
         raise InputError(f"{place}: name the class too, as in {place}:Net")
-    lookup(MODELS, place, "model")
+    return Given(named_network(place, keywords), chosen or RECIPES.get(place, RECIPES[DEFAULT_RECIPE]))
+
+
+def named_network(name: str, keywords: dict) -> nn.Module:
+    """`build_model(name, **keywords)`, whatever they are.
+
+    Raises:
+        InputError: there is no such network, or it cannot be made with them.
+    """
+    lookup(MODELS, name, "model")
     try:
-        return Given(build_model(place, **keywords), chosen or RECIPES.get(place, RECIPES[DEFAULT_RECIPE]))
+        return build_model(name, **keywords)
     except (TypeError, RuntimeError, ValueError) as error:
-        raise InputError(f"{place} cannot be made with {keywords}: {one_line(error)}") from error
+        raise InputError(f"{name} cannot be made with {keywords}: {one_line(error)}") from error
 
 
 def recorded_recipe(fields: dict) -> Recipe:
@@ -68,7 +78,8 @@ def recorded_recipe(fields: dict) -> Recipe:
         raise InputError(f"the checkpoint's recipe is of another version ({error}): name one with --recipe") from error
 
 
-def parsed(arguments: str) -> dict:
+def constructor_arguments(arguments: str) -> dict:
+    """What `--args` says, as keywords."""
     try:
         keywords = json.loads(arguments)
     except ValueError as error:

@@ -1,0 +1,135 @@
+"""Does every ingredient of a recipe pay for itself? Each is left out in turn, over several seeds.
+
+    python benchmarks/ablation.py --epochs 20 --seeds 3
+
+On a validation part of the training images (5,000 of them, fixed by seed): the test images are not looked at. An
+ingredient pays if leaving it out costs at least two standard errors. Runs are kept under runs/ablation and resumed;
+writes benchmarks/results/ablation-RECIPE.csv.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import math
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from utils import RECIPES, InputError, Recipe, load_cifar10
+from utils.errors import TrainingError, lookup
+from utils.files import write
+from utils.repeat import Repeats, repeat
+from utils.tables import as_table
+
+# What stands in for an ingredient when it is left out. SGD gets the rate at which it was best.
+WITHOUT = {
+    "Muon (SGD instead)": {"optimizer": "sgd"},
+    "weight decay": {"weight_decay": 0.0, "muon_weight_decay": 0.0},
+    "flip": {"flip": 0.0},
+    "random crop": {"crop": 0},
+    "shift-scale-rotate": {"shift_scale_rotate": 0.0},
+    "coarse dropout": {"coarse_dropout": 0.0},
+    "label smoothing": {"label_smoothing": 0.0},
+    "small images first": {"sides": (32,)},
+    "falling rate (constant after the warm-up)": {"schedule": "steps", "drops": ()},
+}
+COLUMNS = ("without", "validation_accuracy", "deviation", "seeds", "cost", "standard_error")
+
+
+def variants(recipe: Recipe) -> dict[str, Recipe]:
+    """The recipe as it is ("nothing"), and without each of the ingredients that it has."""
+    found = {"nothing": recipe}
+    for name, change in WITHOUT.items():
+        changed = replace(recipe, **change)
+        if changed != recipe:
+            found[name] = changed
+    return found
+
+
+def rows(results: dict[str, Repeats]) -> list[dict]:
+    """For each variant its accuracy, what leaving it out costs in points, and the standard error of that."""
+    whole = results["nothing"]
+    n = len(whole.records)
+    table = []
+    for name, runs in results.items():
+        error = math.sqrt((whole.deviation**2 + runs.deviation**2) / n) if n > 1 else math.nan
+        values = (
+            name,
+            round(runs.mean, 3),
+            round(runs.deviation, 3),
+            n,
+            round(whole.mean - runs.mean, 3),
+            round(error, 3),
+        )
+        table.append(dict(zip(COLUMNS, values, strict=True)))
+    return table
+
+
+def verdict(row: dict) -> str:
+    """Whether the ingredient of a row pays for itself."""
+    if row["without"] == "nothing":
+        return "-"
+    if math.isnan(row["standard_error"]):
+        return "one seed says nothing"
+    return "pays" if row["cost"] >= 2 * row["standard_error"] else "does not pay"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="s7")
+    parser.add_argument("--recipe", default="strong")
+    parser.add_argument(
+        "--epochs", type=int, default=20, help="shorter than the recipe, to be affordable (default: 20)"
+    )
+    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0 on")
+    parser.add_argument("--validation", type=int, default=5000, help="training images held out (default: 5000)")
+    parser.add_argument("--data", default="auto")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "ablation", help="where the runs are kept")
+    parsed = parser.parse_args(arguments)
+    try:
+        recipe = replace(lookup(RECIPES, parsed.recipe, "recipe"), epochs=parsed.epochs)
+        data = load_cifar10(parsed.data).hold_out(parsed.validation)
+        results = {}
+        for name, variant in variants(recipe).items():
+            folder = (
+                parsed.runs / f"{parsed.model}-{parsed.recipe}-{parsed.epochs}" / name.split(" (")[0].replace(" ", "-")
+            )
+            results[name] = repeat(parsed.model, data, variant, parsed.seeds, folder)
+    except (InputError, TrainingError) as error:
+        print(f"ablation.py: {error}", file=sys.stderr)
+        return 2 if isinstance(error, InputError) else 1
+    except KeyboardInterrupt:
+        return 130
+    found = rows(results)
+    print(f"{parsed.model}, recipe {parsed.recipe}, {parsed.epochs} epochs; {data.origin}")
+    heading = ("without", "validation accuracy", "costs", "standard error", "")
+    print(
+        as_table(
+            [heading]
+            + [
+                (
+                    row["without"],
+                    f"{row['validation_accuracy']:.2f} ± {row['deviation']:.2f}",
+                    f"{row['cost']:+.2f}",
+                    f"{row['standard_error']:.2f}",
+                    verdict(row),
+                )
+                for row in found
+            ]
+        )
+    )
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(found)
+    write(ROOT / "benchmarks" / "results" / f"ablation-{parsed.recipe}.csv", text.getvalue().encode())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

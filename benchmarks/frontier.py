@@ -1,0 +1,157 @@
+"""How accurate can so few parameters be? The S7 family at several widths, beside the five systems and published points.
+
+    python benchmarks/frontier.py                          # recipe strong, one seed a width
+    python benchmarks/frontier.py --recipe fast --seeds 3
+
+Each width is trained to the recipe's end; the five systems are those of benchmarks/results/systems, under their own
+recipes. Every figure is of the last epoch, so that nothing is chosen by the test images; the table says how often they
+were looked at. Runs are kept under runs/frontier and resumed. Writes benchmarks/results/frontier-RECIPE.csv, and
+images/frontier.png for the recipe `strong`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import statistics
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from utils import RECIPES, ImageData, InputError, load_cifar10
+from utils.errors import TrainingError, lookup
+from utils.files import write
+from utils.plots import frontier
+from utils.repeat import repeat
+from utils.systems import read_runs
+from utils.tables import as_table
+
+WIDTHS = (0.375, 0.5, 0.75, 1.0)  # of S7Net: 24,902, 44,674, 98,014 and 172,026 parameters
+SYSTEM_RUNS = ROOT / "benchmarks" / "results" / "systems"
+COLUMNS = ("name", "parameters", "test_accuracy", "deviation", "seeds", "test_evaluations", "data", "how")
+
+
+@dataclass(frozen=True)
+class Point:
+    """A network, or a width of one, and how accurate it is.
+
+    Attributes:
+        test_accuracy: in percent, last epoch; the mean over the seeds.
+        deviation: sample standard deviation over the seeds; None of a single one.
+        test_evaluations: how often a run looked at the test images; None if nobody says.
+        data: which pixels.
+        how: recipe or source.
+    """
+
+    name: str
+    parameters: int
+    test_accuracy: float
+    deviation: float | None
+    seeds: int
+    test_evaluations: int | None
+    data: str
+    how: str
+
+
+# What others report. On the original pixels: not to be compared with the JPEG copy to the point.
+PUBLISHED = (
+    Point(
+        "cifar10-tiniest",
+        97_530,
+        94.4,
+        None,
+        5,
+        None,
+        "CIFAR-10, original",
+        "github.com/xvel/cifar10-tiniest, 200 epochs",
+    ),
+)
+
+
+def family_point(width: float, data: ImageData, recipe, seeds: int, folder: Path) -> Point:
+    """Trains S7Net at one width with seeds from 0 on."""
+    runs = repeat("s7", data, recipe, seeds, folder / f"s7-{width:g}-{recipe.name}", width=width)
+    first = runs.records[0]
+    return Point(
+        f"s7, width {width:g}",
+        first["parameters"],
+        runs.mean,
+        runs.deviation if seeds > 1 else None,
+        seeds,
+        first["results"]["test_evaluations"],
+        data.name,
+        f"recipe {recipe.name}",
+    )
+
+
+def system_points() -> list[Point]:
+    """The five systems under their own recipes, those whose runs are there."""
+    points = []
+    for (model, kind), runs in read_runs(SYSTEM_RUNS).items():
+        if kind == "own":
+            accuracies = [run.record["results"]["test_accuracy"] for run in runs]
+            points.append(
+                Point(
+                    model,
+                    runs[0].record["parameters"],
+                    statistics.mean(accuracies),
+                    statistics.stdev(accuracies) if len(runs) > 1 else None,
+                    len(runs),
+                    len(runs[0].history),
+                    runs[0].record["data"]["name"],
+                    "its own recipe",
+                )
+            )
+    return points
+
+
+def rows(points: list[Point]) -> list[tuple]:
+    """A table, heading first, from few parameters to many."""
+    table = [("network", "parameters", "test accuracy", "seeds", "looks at the test images", "data", "how")]
+    for point in sorted(points, key=lambda point: point.parameters):
+        spread = "" if point.deviation is None else f" ± {point.deviation:.2f}"
+        looks = "not said" if point.test_evaluations is None else f"{point.test_evaluations} a run, none chosen by"
+        accuracy = f"{point.test_accuracy:.2f}{spread}"
+        table.append((point.name, f"{point.parameters:,}", accuracy, point.seeds, looks, point.data, point.how))
+    return table
+
+
+def as_csv(points: list[Point]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(vars(point) for point in points)
+    return text.getvalue()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", default="strong")
+    parser.add_argument("--widths", type=float, nargs="+", default=WIDTHS)
+    parser.add_argument("--seeds", type=int, default=1, help="how many, from 0 on")
+    parser.add_argument("--data", default="auto")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "frontier", help="where the runs are kept")
+    parsed = parser.parse_args(arguments)
+    try:
+        recipe = lookup(RECIPES, parsed.recipe, "recipe")
+        data = load_cifar10(parsed.data)
+        family = [family_point(width, data, recipe, parsed.seeds, parsed.runs) for width in parsed.widths]
+    except (InputError, TrainingError) as error:
+        print(f"frontier.py: {error}", file=sys.stderr)
+        return 2 if isinstance(error, InputError) else 1
+    except KeyboardInterrupt:
+        return 130
+    points = [*family, *system_points(), *PUBLISHED]
+    print(as_table(rows(points)))
+    write(ROOT / "benchmarks" / "results" / f"frontier-{recipe.name}.csv", as_csv(points).encode())
+    if recipe.name == "strong":
+        frontier(points, data.origin).savefig(ROOT / "images" / "frontier.png")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

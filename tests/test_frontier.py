@@ -1,0 +1,99 @@
+"""What frontier.py and ablation.py make of runs; not how good those are."""
+
+import csv
+from types import SimpleNamespace
+
+import pytest
+from test_plots import texts
+
+from benchmarks import ablation, frontier
+from utils import plots
+from utils.recipes import RECIPES, Recipe
+from utils.repeat import Repeats
+
+
+def of(*accuracies: float) -> Repeats:
+    return Repeats([{"results": {"test_accuracy": accuracy}} for accuracy in accuracies])
+
+
+def test_an_ingredient_pays_if_leaving_it_out_costs_two_standard_errors():
+    """Deviations 1 and 1 over 4 seeds: a standard error of sqrt(2 / 4) = 0.707."""
+    spread = (-1.0, -1.0, 1.0, 1.0)
+    deviation = of(*spread).deviation
+    results = {
+        name: of(*(mean + s / deviation for s in spread)) for name, mean in (("nothing", 80), ("a", 78), ("b", 79))
+    }
+    nothing, a, b = ablation.rows(results)
+    assert (a["cost"], b["cost"]) == (2, 1)
+    assert a["standard_error"] == pytest.approx(0.707, abs=1e-3)
+    assert [ablation.verdict(row) for row in (nothing, a, b)] == ["-", "pays", "does not pay"]
+
+
+def test_one_seed_is_no_verdict():
+    _, row = ablation.rows({"nothing": of(80), "a": of(70)})
+    assert ablation.verdict(row) == "one seed says nothing"
+
+
+def test_only_what_a_recipe_has_is_left_out():
+    recipe = Recipe("r", epochs=2, optimizer="muon", crop=0, label_smoothing=0.0, sides=(24, 32))
+    names = ablation.variants(recipe)
+    assert names["nothing"] == recipe
+    assert names["Muon (SGD instead)"].optimizer == "sgd"
+    assert "random crop" not in names and "label smoothing" not in names
+    assert all(variant.epochs == 2 for variant in names.values())
+
+
+def test_the_ablation_looks_at_validation_images_and_goes_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(ablation, "ROOT", tmp_path)
+    monkeypatch.setattr(ablation, "WITHOUT", {"flip": {"flip": 0.0}, "weight decay": {"weight_decay": 0.0}})
+    monkeypatch.setitem(RECIPES, "tiny", Recipe("tiny", epochs=9, sides=(8,), weight_decay=1e-3))
+    (tmp_path / "benchmarks" / "results").mkdir(parents=True)
+    command = ["--recipe", "tiny", "--epochs", "1", "--seeds", "1", "--data", "digits", "--validation", "400"]
+    command += ["--runs", str(tmp_path / "runs")]
+    assert ablation.main(command) == 0
+    shown = capsys.readouterr().out
+    assert "400 training images held out" in shown and "without" in shown
+    with open(tmp_path / "benchmarks" / "results" / "ablation-tiny.csv", newline="") as lines:
+        found = list(csv.DictReader(lines))
+    assert [row["without"] for row in found] == ["nothing", "flip", "weight decay"]
+
+    monkeypatch.setattr("utils.trainer.Trainer.train", lambda *_: pytest.fail("it was trained again"))
+    assert ablation.main(command) == 0
+
+
+def test_the_frontier_trains_every_width_and_says_how_often_it_looked(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(frontier, "ROOT", tmp_path)
+    monkeypatch.setitem(RECIPES, "tiny", Recipe("tiny", epochs=1, sides=(8,)))
+    (tmp_path / "benchmarks" / "results").mkdir(parents=True)
+    command = ["--recipe", "tiny", "--widths", "0.25", "0.5", "--data", "digits", "--runs", str(tmp_path / "runs")]
+    assert frontier.main(command) == 0
+    with open(tmp_path / "benchmarks" / "results" / "frontier-tiny.csv", newline="") as lines:
+        found = {row["name"]: row for row in csv.DictReader(lines)}
+    assert found["s7, width 0.25"]["parameters"] == "12006"
+    assert found["s7, width 0.5"]["test_evaluations"] == "1"
+    assert found["residual"]["parameters"] == "197472"
+    assert found["cifar10-tiniest"]["data"] == "CIFAR-10, original"
+    assert "1 a run, none chosen by" in capsys.readouterr().out
+
+
+def test_an_unknown_recipe_is_refused_in_one_line(capsys):
+    for program in (frontier, ablation):
+        assert program.main(["--recipe", "none"]) == 2
+        assert "unknown recipe 'none'" in capsys.readouterr().err
+
+
+def test_the_picture_of_the_frontier_names_every_point():
+    def point(name, parameters, accuracy, deviation, data, how):
+        return SimpleNamespace(
+            name=name, parameters=parameters, test_accuracy=accuracy, deviation=deviation, data=data, how=how
+        )
+
+    points = [
+        point("small", 25_000, 84.0, 0.2, "copy", "recipe strong"),
+        point("large", 200_000, 88.0, None, "copy", "recipe strong"),
+        point("theirs", 97_530, 94.4, None, "CIFAR-10, original", "somewhere, 200 epochs"),
+    ]
+    figure = plots.frontier(points, "tiny colours: made by the tests")
+    shown = texts(figure)
+    assert all(word in shown for word in ("small", "large", "theirs", "somewhere, original pixels", "recipe strong"))
+    assert figure.axes[0].lines[0].get_xydata().tolist() == [[25_000, 84], [200_000, 88]]
