@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from utils import __main__ as cli
-from utils import build_model, evaluate, fit, load_cifar10
+from utils import build_model, commands, evaluate, fit, load_cifar10
 from utils.checkpoint import load_checkpoint, write_checkpoint
 from utils.data import ImageData
 from utils.errors import InputError, TrainingError
@@ -66,7 +66,7 @@ def small(monkeypatch, tmp_path):
     monkeypatch.setattr(
         cli, "load_cifar10", lambda source: few if source in ("auto", "digits") else load_cifar10(source)
     )
-    monkeypatch.setattr(cli, "fit", lambda *a, **k: brief_fit(*a, **k))
+    monkeypatch.setattr(commands, "fit", lambda *a, **k: brief_fit(*a, **k))
     monkeypatch.setattr("utils.repeat.fit", lambda *a, **k: brief_fit(*a, **k))
     monkeypatch.setenv("S7_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("S7_RUNS", str(tmp_path / "runs"))
