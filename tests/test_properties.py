@@ -64,7 +64,7 @@ def small(monkeypatch, tmp_path):
     digits = load_cifar10("digits", verbose=False)
     few = ImageData(some(digits.train, 64), some(digits.test, 20))
     monkeypatch.setattr(
-        cli, "load_cifar10", lambda source: few if source in ("auto", "digits") else load_cifar10(source)
+        commands, "load_cifar10", lambda source: few if source in ("auto", "digits") else load_cifar10(source)
     )
     monkeypatch.setattr(commands, "fit", lambda *a, **k: brief_fit(*a, **k))
     monkeypatch.setattr("utils.repeat.fit", lambda *a, **k: brief_fit(*a, **k))
