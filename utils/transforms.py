@@ -78,21 +78,16 @@ def assignment_policy(
             border_mode=cv2.BORDER_REFLECT_101,
             p=shift_scale_rotate,
         )
-    return whole_policy(mean, std, flip, crop, move, coarse_dropout)
+    return whole_policy(mean, std, move, flip=flip, coarse_dropout=coarse_dropout, crop=crop)
 
 
 def affine_policy(
-    mean: Iterable[float],
-    std: Iterable[float],
-    *,
-    flip: float = 0.5,
-    shift_scale_rotate: float = 0.5,
-    coarse_dropout: float = 0.5,
-    crop: int = 0,
+    mean: Iterable[float], std: Iterable[float], *, shift_scale_rotate: float = 0.5, **others
 ) -> A.Compose:
     """`assignment_policy` with an Affine of the same ranges in place of ShiftScaleRotate, black beyond the border.
 
     The policy of system 002, which names the transforms but not their parameters: the black is Albumentations' default.
+    The other arguments are those of `assignment_policy`.
     """
     check_probability("shift_scale_rotate", shift_scale_rotate)
     move = A.Affine(
@@ -101,14 +96,19 @@ def affine_policy(
         rotate=(-15, 15),
         p=shift_scale_rotate,
     )
-    return whole_policy(mean, std, flip, crop, move, coarse_dropout)
+    return whole_policy(mean, std, move, **others)
 
 
 POLICIES = {"assignment": assignment_policy, "affine": affine_policy}  # by the name that a recipe gives
 
 
 def whole_policy(
-    mean: Iterable[float], std: Iterable[float], flip: float, crop: int, move: A.Affine, coarse_dropout: float
+    mean: Iterable[float],
+    std: Iterable[float],
+    move: A.Affine,
+    flip: float = 0.5,
+    coarse_dropout: float = 0.5,
+    crop: int = 0,
 ) -> A.Compose:
     """HorizontalFlip, RandomCrop if there is a `crop`, `move`, one 16x16 hole in the mean colour, Normalize."""
     mean, std = tuple(map(float, mean)), tuple(map(float, std))
