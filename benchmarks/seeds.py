@@ -44,15 +44,26 @@ def as_markdown(runs: Repeats, command: str, csv_path: str) -> str:
             f"| lowest and highest seed | {min(runs.accuracies):.2f} %, {max(runs.accuracies):.2f} % |",
             f"| seeds at {runs.target:.2f} % or more | {runs.reached} of {n} "
             "(95 % confidence interval: {:.0f} to {:.0f} %) |".format(*runs.reached_interval),
-            f"| time of a run, tests included | median {statistics.median(runs.seconds):.0f} s "
-            f"({min(runs.seconds):.0f} to {max(runs.seconds):.0f}), {first['recipe']['epochs']} epochs |",
+            f"| time of a run, tests included | {times(runs)}; {first['recipe']['epochs']} epochs |",
             f"| data | {first['data']['provenance']}; {first['data']['test_images']:,} test images |",
             f"| parameters | {first['parameters']:,} |",
-            f"| hardware, versions | {first['hardware']}, {first['precision']}; Python {versions['python']}, torch "
-            f"{versions['torch']}, albumentations {versions['albumentations']} |",
+            f"| precision, versions | {first['precision']}; Python {versions['python']}, torch {versions['torch']}, "
+            f"albumentations {versions['albumentations']} |",
             f"| command, every run | `{command}`, [{csv_path}]({csv_path}) |",
             END,
         ]
+    )
+
+
+def times(runs: Repeats) -> str:
+    """How long a run took, on each kind of hardware on which any ran."""
+    seconds: dict[str, list[float]] = {}
+    for record in runs.records:
+        seconds.setdefault(record["hardware"], []).append(record["results"]["seconds"])
+    return "; ".join(
+        f"median {statistics.median(spent):.0f} s ({min(spent):.0f} to {max(spent):.0f}) on {hardware}"
+        + (f" (n = {len(spent)})" if len(seconds) > 1 else "")
+        for hardware, spent in seconds.items()
     )
 
 

@@ -4,9 +4,10 @@ import csv
 
 import pytest
 
-from benchmarks import time_to_accuracy
+from benchmarks import seeds, time_to_accuracy
 from utils.errors import InputError
 from utils.history import read_history
+from utils.repeat import Repeats
 
 
 def history(*pairs: tuple[float, float]) -> list[dict]:
@@ -53,3 +54,13 @@ def test_a_run_ends_with_the_epoch_that_gets_there_and_is_not_repeated(tmp_path,
 def test_bad_usage_is_one_line(capsys):
     assert time_to_accuracy.main(["s7:quick", "--data", "digits"]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_the_time_of_a_run_is_told_for_each_kind_of_hardware():
+    def record(hardware: str, seconds: float) -> dict:
+        return {"hardware": hardware, "results": {"seconds": seconds}}
+
+    alike = [record("two threads", s) for s in (300, 320, 310)]
+    assert seeds.times(Repeats(alike)) == "median 310 s (300 to 320) on two threads"
+    mixed = Repeats([*alike, record("one thread", 560)])
+    assert seeds.times(mixed).endswith("on two threads (n = 3); median 560 s (560 to 560) on one thread (n = 1)")

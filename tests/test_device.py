@@ -26,8 +26,10 @@ def test_a_device_that_is_not_there_is_refused():
         pick_device("tpu")
 
 
-def test_the_hardware_line_says_how_many_threads():
-    assert describe_hardware(CPU).endswith(f", {torch.get_num_threads()} threads")
+@pytest.mark.parametrize(("threads", "says"), [(1, ", 1 thread"), (3, ", 3 threads")])
+def test_the_hardware_line_says_how_many_threads(monkeypatch, threads, says):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert describe_hardware(CPU).endswith(says)
 
 
 def test_glibc_accepts_to_keep_freed_memory():

@@ -1,6 +1,8 @@
 """A run that was stopped, and goes on."""
 
+import json
 import signal
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -244,6 +246,19 @@ def test_a_run_from_before_a_field_was_there_is_resumed_by_its_default(tiny, rec
     write_checkpoint(folder / "last.pt", checkpoint)
     with pytest.raises(InputError, match=r"model_arguments \(classes: 10 then, 3 now\)"):
         fit(build_model("s7", classes=3), tiny, replace(recipe, epochs=1), out=folder, resume=True)
+
+
+def test_the_record_names_the_hardware_that_trained_and_not_that_which_looked(tiny, recipe, tmp_path, monkeypatch):
+    def hardware_after(machine: str, epochs: int) -> str:
+        monkeypatch.setattr(runs, "describe_hardware", lambda device: machine)
+        with suppress(KeyboardInterrupt), pytest.MonkeyPatch.context() as patch:
+            stop_at(patch, STEPS * epochs, ctrl_c)
+            fit(tiny_network(), tiny, recipe, out=tmp_path / "run", resume=True)
+        return json.loads((tmp_path / "run" / "run.json").read_text())["hardware"]
+
+    assert hardware_after("one", epochs=1) == "one"
+    assert hardware_after("two", epochs=99) == "one, then two"
+    assert hardware_after("three", epochs=99) == "one, then two"  # it was done
 
 
 def test_another_version_of_torch_is_said_in_the_log(tiny, recipe, tmp_path, monkeypatch):

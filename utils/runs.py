@@ -68,6 +68,7 @@ class Run:
         self.policy = policy
         self.target = trainer.recipe.target if until is None else until
         self.history: list[dict] = []
+        self.hardware: list[str] = []  # on which it trained; several, if it was resumed elsewhere
         self.spent = 0.0  # seconds, before this process
         self.started = self.saved = time.monotonic()  # which no setting of the clock moves
         self.begun = False
@@ -162,6 +163,7 @@ class Run:
             self.trainer.model.load_state_dict(checkpoint["weights"])
             self.trainer.load_state_dict(checkpoint["trainer"])
             log_bytes = int(checkpoint["log_bytes"])
+            self.hardware = [str(one) for one in checkpoint.get("hardware", [])]
         except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"{self.folder}: the state in {LAST} does not fit this network and recipe") from error
         self.history = checkpoint["history"]
@@ -196,6 +198,8 @@ class Run:
         if self.folder is None:
             return
         self.trainer.check(self.epoch)
+        here = describe_hardware(self.trainer.device)
+        self.hardware = [*(one for one in self.hardware if one != here), here]
         self.attempt(self.save_checkpoints, self.save_records)
         self.saved = time.monotonic()
 
@@ -209,6 +213,7 @@ class Run:
             "weights": self.trainer.model.state_dict(),
             "learned_from": self.trainer.model.learned_from,
             "torch": package_version("torch"),
+            "hardware": self.hardware,
         }
         accuracies = [record["test_accuracy"] for record in self.history]
         if accuracies and not self.trainer.tally.steps and accuracies[-1] > max(accuracies[:-1], default=-1):
@@ -270,7 +275,7 @@ class Run:
         return self.identity | {
             "parameters": sum(p.numel() for p in model.parameters()),
             "versions": {"python": platform.python_version()} | {name: package_version(name) for name in PACKAGES},
-            "hardware": describe_hardware(self.trainer.device),
+            "hardware": ", then ".join(self.hardware) or describe_hardware(self.trainer.device),
             "precision": self.trainer.precision,
             "results": {
                 "epochs": len(history),
