@@ -105,8 +105,9 @@ def test_train_leaves_the_test_images_alone_if_told_to_validate(tmp_path, capsys
 
 
 def test_evaluate_gives_the_accuracy_of_the_last_epoch(run, capsys):
-    assert main(["evaluate", str(run / "last.pt"), "--data", "digits"]) == 0
+    assert main(["evaluate", str(run / "last.pt"), "--data", "digits", "--mirrored"]) == 0
     shown = capsys.readouterr().out
+    assert shown.count("test-time augmentation") == 1
     expected = json.loads((run / "run.json").read_text())["results"]["test_accuracy"]
     assert f"({expected:.2f}%)" in shown
     assert "macro avg" in shown

@@ -44,6 +44,21 @@ def test_the_line_is_the_one_that_students_know(tiny):
     assert str(result) == f"Test set: Average loss: {result.loss:.4f}, Accuracy: 37/37 (100.00%)"
 
 
+def test_test_time_augmentation_is_the_mean_over_image_and_mirror_image_and_says_so(tiny):
+    class LeftHalf(BrightestChannel):
+        """Answers by the brightest channel of the left half, and on the mirror image of the right one."""
+
+        def forward(self, x):
+            return self.scale * x[..., :16].mean((2, 3))
+
+    plain, both = (evaluate(LeftHalf(), tiny.test, "fp32", mirrored=mirrored) for mirrored in (False, True))
+    whole = evaluate(BrightestChannel(), tiny.test, "fp32")
+    torch.testing.assert_close(both.probabilities, whole.probabilities)
+    assert not torch.allclose(plain.probabilities, whole.probabilities, atol=1e-4)
+    assert "test-time augmentation" in str(both)
+    assert "test-time augmentation" not in str(plain)
+
+
 def test_the_confusion_matrix_has_the_truth_in_its_rows(tiny):
     class AlwaysRed(BrightestChannel):
         def forward(self, x):

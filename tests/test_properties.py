@@ -101,7 +101,7 @@ OPTIONS = {
     + ["--args", "--validation"],
     "repeat": ["--model", "--recipe", "--data", "--seeds", "--out", "--epochs", "--device", "--args", "--validation"],
     "export": ["--data", "--out"],
-    "evaluate": ["--data"],
+    "evaluate": ["--data", "--mirrored"],
     "predict": ["--figure"],
     "audit": ["--args", "--recipe", "--shape", "--json"],
     "summary": [],

@@ -101,6 +101,10 @@ def parser() -> OneLineParser:
     )
     test.add_argument("--data", default="auto", help="auto, digits, or a path (default: auto)")
 
+    test.add_argument(
+        "--mirrored", action="store_true", help="besides, with test-time augmentation: the mean over the mirror image"
+    )
+
     show = add(
         "predict",
         commands.predict_command,

@@ -106,6 +106,8 @@ def evaluate_command(arguments: argparse.Namespace) -> int:
         print(f"WARNING: trained on {trained_on}, tested on {data.name}", file=sys.stderr)
     result = evaluate(model, data.test)
     print(result)
+    if arguments.mirrored:
+        print(evaluate(model, data.test, mirrored=True))
     print(result.report)
     return 0
 

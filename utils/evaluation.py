@@ -25,11 +25,13 @@ class Evaluation:
         split: the images and labels that were asked.
         probabilities: float32 (N, classes) on the CPU, each row sums to 1.
         loss: mean cross-entropy over the images, in nats, without label smoothing.
+        mirrored: whether each answer is that to the image and its mirror image: test-time augmentation.
     """
 
     split: Split
     probabilities: Tensor
     loss: float
+    mirrored: bool = False
 
     @property
     def predictions(self) -> Tensor:
@@ -83,17 +85,22 @@ class Evaluation:
 
     def __str__(self) -> str:
         name = f"{self.split.name.capitalize()} set"
-        return f"{name}: Average loss: {self.loss:.4f}, Accuracy: {self.correct}/{self.total} ({self.accuracy:.2f}%)"
+        how = " with test-time augmentation (image and mirror image)" if self.mirrored else ""
+        return (
+            f"{name}: Average loss: {self.loss:.4f}, Accuracy: {self.correct}/{self.total} ({self.accuracy:.2f}%){how}"
+        )
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, split: Split, precision: str = "auto") -> Evaluation:
+def evaluate(model: nn.Module, split: Split, precision: str = "auto", mirrored: bool = False) -> Evaluation:
     """Asks `model` about every image of `split`, as it is: normalised, not augmented, in evaluation mode.
 
     Args:
         model: maps float32 (N, 3, H, W) to logits (N, classes). Runs where its parameters are; its mode is put back.
         split: the images, on any device.
         precision: "auto" (what the device does well, as in training), "fp32", "bf16" or "fp16".
+        mirrored: ask about the mirror image too, and take the mean of the logits: test-time augmentation, which is to
+            be reported apart.
 
     Raises:
         InputError: the model's answers are not (N, classes), or not finite; or the split is called "test" and holds
@@ -110,7 +117,10 @@ def evaluate(model: nn.Module, split: Split, precision: str = "auto") -> Evaluat
         for images in split.images.split(EVALUATION_BATCH):
             images = normalize(images.to(device), split.mean, split.std)
             with autocast(device, precision):
-                logits.append(model(images).float())
+                answer = model(images).float()
+                if mirrored:
+                    answer = (answer + model(images.flip(3)).float()) / 2
+            logits.append(answer)
         logits = torch.cat(logits).cpu()
     finally:
         model.train(was_training)
@@ -119,7 +129,7 @@ def evaluate(model: nn.Module, split: Split, precision: str = "auto") -> Evaluat
             "the network's answers are not finite (NaN or infinite): its weights are broken, train it anew"
         )
     loss = F.cross_entropy(logits.double(), split.labels.cpu()).item()
-    return Evaluation(split, logits.softmax(1), loss)
+    return Evaluation(split, logits.softmax(1), loss, mirrored)
 
 
 def normalize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
