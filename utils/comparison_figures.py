@@ -134,9 +134,10 @@ def frontier(points: Sequence[Measured], origin: str) -> Figure:
             place = {"xytext": (5, -10), "textcoords": "offset points", "fontsize": 7}
             axis.annotate(point.name, (point.parameters, point.test_accuracy), **place)
     axis.axvline(200_000, color="grey", linewidth=0.7)
-    axis.set(xscale="log", xlabel="parameters", ylabel="test accuracy, last epoch (%)")
+    axis.set(xscale="log", xlim=(20_000, 320_000), xlabel="parameters", ylabel="test accuracy, last epoch (%)")
+    axis.margins(y=0.1)
     axis.set_xticks([25_000, 50_000, 100_000, 200_000], ["25,000", "50,000", "100,000", "200,000"])
     axis.minorticks_off()
     axis.grid(alpha=0.3)
-    axis.legend(fontsize=8, loc="lower right")
+    axis.legend(fontsize=8, loc="upper left")
     return titled(figure, "Accuracy against parameters", origin)
