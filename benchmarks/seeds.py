@@ -1,6 +1,6 @@
 """Trains a recipe with several seeds and writes what came out: a CSV, the README's table and its curve.
 
-    python benchmarks/seeds.py --seeds 5
+    python benchmarks/seeds.py --seeds 20
 
 Runs are kept under runs/seeds and resumed: after a stop, the same command goes on where it was. Every figure is of
 the last epoch.
@@ -79,7 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--model", default="s7")
     parser.add_argument("--recipe", default="fast")
     parser.add_argument("--data", default="auto")
-    parser.add_argument("--seeds", type=int, default=5, help="how many, from 0 on")
+    parser.add_argument("--seeds", type=int, default=20, help="how many, from 0 on")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "seeds", help="where the runs are kept")
     parsed = parser.parse_args(arguments)
     try:
