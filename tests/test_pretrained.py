@@ -83,7 +83,7 @@ def test_the_name_of_weights_stands_for_a_checkpoint(two_weights):
             "no weights of 'residual' ship .* there are: s7-long, s7-short",
         ),
         (lambda: build_model("s7", pretrained=True), "are of a network with {'classes': 2, 'width': 1.0}"),
-        (lambda: load_model("s7-other"), "no such checkpoint.*weights that ship: s7-long, s7-short"),
+        (lambda: load_model("s7-other"), "no such checkpoint.*weights that ship here: s7-long, s7-short"),
     ],
 )
 def test_what_does_not_ship_is_said(two_weights, call, says):

@@ -149,7 +149,7 @@ def test_the_checkpoint_before_stands_in_for_a_damaged_one(whole, tiny, recipe, 
     model = tiny_network()
     fit(model, tiny, recipe, out=folder, resume=True)
     assert torch.equal(weights(model), whole[0])
-    assert "going on from previous.pt" in capsys.readouterr().out
+    assert "Resumed from previous.pt: " in capsys.readouterr().out
     for name in ("last.pt", "previous.pt"):  # the damaged one has not pushed out a whole one
         load_checkpoint(folder / name)
 

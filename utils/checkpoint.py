@@ -49,7 +49,7 @@ def load_checkpoint(path: str | Path) -> dict:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path}: no such checkpoint; a run's folder holds {LAST} and {BEST}{also()}")
+        raise InputError(f"{path}: no such checkpoint; a run's folder holds {LAST} and {BEST}")
     try:
         if path.stat().st_size > LARGEST:
             raise ValueError("too large")
@@ -89,6 +89,11 @@ def load_model(path: str | Path) -> tuple[nn.Module, dict]:
         model = build_model(run["model"], **run["model_arguments"])
         model.load_state_dict(weights)
         return model.eval(), run
+    if not Path(path).is_file():
+        raise InputError(
+            f"{path}: no such checkpoint; a run's folder holds {LAST} and {BEST}; weights that ship here: "
+            f"{', '.join(shipped())}"
+        )
     checkpoint = load_checkpoint(path)
     name, weights = checkpoint["model"], checkpoint["weights"]
     try:
@@ -105,11 +110,6 @@ def load_model(path: str | Path) -> tuple[nn.Module, dict]:
         raise InputError(f"{path}: its network answers with another number of classes than it names")
     model.learned_from = checkpoint["learned_from"]
     return model.eval(), checkpoint
-
-
-def also() -> str:
-    """The names that may stand for a checkpoint, as the end of a sentence."""
-    return f"; weights that ship: {', '.join(shipped())}" if shipped() else ""
 
 
 def newest_checkpoint(folder: Path) -> tuple[dict, str | None]:

@@ -170,7 +170,7 @@ class Run:
         self.spent = checkpoint["seconds"]
         cut(self.folder / LOG, log_bytes)
         if wrong:
-            self.log(f"{wrong}; going on from {BEFORE}")
+            self.log(f"Resumed from {BEFORE}: {wrong}")
         self.log(f"Resumed after epoch {len(self.history)} and {self.trainer.tally.steps} steps of the next")
         then, now = checkpoint["torch"], package_version("torch")
         if then != now:
