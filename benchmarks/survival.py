@@ -24,6 +24,7 @@ from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
+from threading import RLock
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -83,6 +84,7 @@ def in_child(action: Callable[[], None]) -> int:
         status = 1
         try:
             os.setpgid(0, 0)
+            tqdm.set_lock(RLock())  # the one that forks share would stay locked by a child that was killed with it
             action()
             status = 0
         finally:
