@@ -1,9 +1,10 @@
-"""Trains a recipe with several seeds and writes what came out: a CSV, the README's table and its curve.
+"""Trains a recipe with several seeds and writes what came out: a CSV, and the README's table if it has one for it.
 
     python benchmarks/seeds.py --seeds 20
+    python benchmarks/seeds.py --recipe strong --seeds 3
 
-Runs are kept under runs/seeds and resumed: after a stop, the same command goes on where it was. Every figure is of
-the last epoch.
+Those of S7Net under `fast` make the README's pictures as well. Runs are kept under runs/seeds and resumed: after a
+stop, the same command goes on where it was. Every figure is of the last epoch.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from utils.history import read_history
 from utils.plots import curves, repeats
 from utils.repeat import Repeats, repeat
 
-BEGIN, END = "<!-- results: make results -->", "<!-- end of results -->"
+BEGIN, END = "<!-- results of {} -->", "<!-- end of results -->"
 
 
 def as_markdown(runs: Repeats, command: str, csv_path: str) -> str:
-    """The README's table, all of it from the runs' own records."""
+    """A table for the README, all of it from the runs' own records."""
     first, n = runs.records[0], len(runs.records)
     spread, interval = "", ""
     if n > 1:
@@ -36,7 +37,6 @@ def as_markdown(runs: Repeats, command: str, csv_path: str) -> str:
     versions = first["versions"]
     return "\n".join(
         [
-            BEGIN,
             "| | |",
             "|---|---|",
             f"| test accuracy, last epoch | **{runs.mean:.2f}{spread} %** "
@@ -46,11 +46,12 @@ def as_markdown(runs: Repeats, command: str, csv_path: str) -> str:
             "(95 % confidence interval: {:.0f} to {:.0f} %) |".format(*runs.reached_interval),
             f"| time of a run, tests included | {times(runs)}; {first['recipe']['epochs']} epochs |",
             f"| data | {first['data']['provenance']}; {first['data']['test_images']:,} test images |",
+            f"| looks at the test images | {first['results']['test_evaluations']} a run, after every epoch; "
+            "no epoch was chosen by them |",
             f"| parameters | {first['parameters']:,} |",
             f"| precision, versions | {first['precision']}; Python {versions['python']}, torch {versions['torch']}, "
             f"albumentations {versions['albumentations']} |",
             f"| command, every run | `{command}`, [{csv_path}]({csv_path}) |",
-            END,
         ]
     )
 
@@ -67,11 +68,19 @@ def times(runs: Repeats) -> str:
     )
 
 
-def put_into(readme: Path, table: str) -> None:
-    """Exchanges what stands between the README's two markers."""
-    text = readme.read_text(encoding="utf-8")
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    write(readme, (before + table + after).encode())
+def put_into(readme: Path, name: str, table: str) -> None:
+    """Exchanges what stands between the markers of these results, if the README has them."""
+    before, begin, rest = readme.read_text(encoding="utf-8").partition(BEGIN.format(name))
+    _, end, after = rest.partition(END)
+    if end:
+        write(readme, f"{before}{begin}\n{table}\n{end}{after}".encode())
+
+
+def command_for(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> str:
+    """What gives these results again: the program with those of its choices that are not the default."""
+    chosen = ((option, getattr(parsed, option)) for option in ("model", "recipe", "seeds"))
+    options = [f" --{option} {value}" for option, value in chosen if value != parser.get_default(option)]
+    return "python benchmarks/seeds.py" + "".join(options)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -84,20 +93,20 @@ def main(arguments: list[str] | None = None) -> int:
     parsed = parser.parse_args(arguments)
     try:
         recipe = lookup(RECIPES, parsed.recipe, "recipe")
-        folder = parsed.runs / f"{parsed.model}-{parsed.recipe}"
+        name = f"{parsed.model}-{parsed.recipe}"
+        folder = parsed.runs / name
         runs = repeat(parsed.model, load_cifar10(parsed.data), recipe, parsed.seeds, folder)
     except (InputError, TrainingError) as error:
         print(f"seeds.py: {error}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
     except KeyboardInterrupt:
         return 130
-    name = f"benchmarks/results/{parsed.model}-{parsed.recipe}.csv"
-    write(ROOT / name, runs.to_csv().encode())
-    command = f"python benchmarks/seeds.py --seeds {parsed.seeds}"
-    table = as_markdown(runs, command, name)
+    csv_path = f"benchmarks/results/{name}.csv"
+    write(ROOT / csv_path, runs.to_csv().encode())
+    table = as_markdown(runs, command_for(parser, parsed), csv_path)
     print(table)
-    if (parsed.model, parsed.recipe) == ("s7", "fast"):
-        put_into(ROOT / "README.md", table)
+    put_into(ROOT / "README.md", name, table)
+    if name == "s7-fast":
         history = read_history(folder / "seed0" / "history.csv")
         data = runs.records[0]["data"]
         figure = curves(history, "S7Net, recipe fast, seed 0", f"{data['name']}: {data['provenance']}")

@@ -7,6 +7,7 @@ import pytest
 from benchmarks import seeds, time_to_accuracy
 from utils.errors import InputError
 from utils.history import read_history
+from utils.recipes import RECIPES, Recipe
 from utils.repeat import Repeats
 
 
@@ -64,3 +65,36 @@ def test_the_time_of_a_run_is_told_for_each_kind_of_hardware():
     assert seeds.times(Repeats(alike)) == "median 310 s (300 to 320) on two threads"
     mixed = Repeats([*alike, record("one thread", 560)])
     assert seeds.times(mixed).endswith("on two threads (n = 3); median 560 s (560 to 560) on one thread (n = 1)")
+
+
+def test_a_table_goes_where_the_readme_has_room_for_it(tmp_path):
+    readme = tmp_path / "README.md"
+    text = "a\n<!-- results of s7-fast -->\nold\n<!-- end of results -->\nb\n"
+    text += "<!-- results of s7-strong -->\n<!-- end of results -->\nc\n"
+    readme.write_text(text)
+    seeds.put_into(readme, "s7-strong", "| new |")
+    assert readme.read_text() == text.replace("s7-strong -->\n", "s7-strong -->\n| new |\n")
+    seeds.put_into(readme, "s7-fast", "| fast |")
+    assert "\n| fast |\n<!-- end" in readme.read_text() and "old" not in readme.read_text()
+    before = readme.read_text()
+    seeds.put_into(readme, "s7_max-record", "| lost |")
+    assert readme.read_text() == before
+
+
+def test_the_readme_has_room_for_the_results_of_the_default_recipe():
+    readme = (seeds.ROOT / "README.md").read_text(encoding="utf-8")
+    assert seeds.BEGIN.format("s7-fast") in readme
+
+
+def test_the_command_of_a_table_is_the_one_that_made_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(seeds, "ROOT", tmp_path)
+    (tmp_path / "benchmarks" / "results").mkdir(parents=True)
+    (tmp_path / "README.md").touch()
+    monkeypatch.setitem(RECIPES, "tiny", Recipe("tiny", epochs=1, sides=(8,)))
+    command = ["--recipe", "tiny", "--seeds", "2", "--data", "digits", "--runs", str(tmp_path / "runs")]
+    assert seeds.main(command) == 0
+    shown = capsys.readouterr().out
+    assert "`python benchmarks/seeds.py --recipe tiny --seeds 2`" in shown
+    assert "| 1 a run, after every epoch; no epoch was chosen by them |" in shown
+    lines = (tmp_path / "benchmarks" / "results" / "s7-tiny.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["seed", "0", "1"]
