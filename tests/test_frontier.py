@@ -12,8 +12,8 @@ from utils.recipes import RECIPES, Recipe
 from utils.repeat import Repeats
 
 
-def of(*accuracies: float) -> Repeats:
-    return Repeats([{"results": {"test_accuracy": accuracy}} for accuracy in accuracies])
+def of(*accuracies: float, seconds: float = 60) -> Repeats:
+    return Repeats([{"results": {"test_accuracy": accuracy, "seconds": seconds}} for accuracy in accuracies])
 
 
 def test_an_ingredient_pays_if_leaving_it_out_costs_two_standard_errors():
@@ -27,6 +27,20 @@ def test_an_ingredient_pays_if_leaving_it_out_costs_two_standard_errors():
     assert (a["cost"], b["cost"]) == (2, 1)
     assert a["standard_error"] == pytest.approx(0.707, abs=1e-3)
     assert [ablation.verdict(row) for row in (nothing, a, b)] == ["-", "pays", "does not pay"]
+
+
+@pytest.mark.parametrize(
+    ("without", "seconds", "verdict"),
+    [
+        ((80, 81), 70, "pays in time"),
+        ((80, 81), 63, "does not pay"),  # 5 % of time are noise
+        ((90, 91), 70, "does not pay"),  # it does harm
+        ((70, 71), 70, "pays"),
+    ],
+)
+def test_what_costs_no_accuracy_pays_in_time(without, seconds, verdict):
+    rows = ablation.rows({"nothing": of(80, 81, seconds=60), "a": of(*without, seconds=seconds)})
+    assert ablation.verdict(rows[1]) == verdict
 
 
 def test_one_seed_is_no_verdict():
