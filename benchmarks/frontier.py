@@ -1,7 +1,7 @@
-"""How accurate can so few parameters be? The S7 family at several widths, beside the five systems and published points.
+"""How accurate can so few parameters be? Our networks at several widths, beside the five systems and published points.
 
     python benchmarks/frontier.py                          # recipe strong, one seed a width
-    python benchmarks/frontier.py --recipe fast --seeds 3
+    python benchmarks/frontier.py --models s7 --recipe fast --seeds 3
 
 Each width is trained to the recipe's end; the five systems are those of benchmarks/results/systems, under their own
 recipes. Every figure is of the last epoch, so that nothing is chosen by the test images; the table says how often they
@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from utils import RECIPES, ImageData, InputError, load_cifar10
+from utils import RECIPES, ImageData, InputError, Recipe, load_cifar10
 from utils.errors import TrainingError, lookup
 from utils.files import write
 from utils.plots import frontier
@@ -30,7 +30,8 @@ from utils.repeat import repeat
 from utils.systems import read_runs
 from utils.tables import as_table
 
-WIDTHS = (0.375, 0.5, 0.75, 1.0)  # of S7Net: 24,902, 44,674, 98,014 and 172,026 parameters
+MODELS = ("s7", "s7_max")
+WIDTHS = (0.375, 0.5, 0.75, 1.0)  # about 25,000, 45,000, 100,000 and 175,000 parameters
 SYSTEM_RUNS = ROOT / "benchmarks" / "results" / "systems"
 COLUMNS = ("name", "parameters", "test_accuracy", "deviation", "seeds", "test_evaluations", "data", "how")
 
@@ -72,19 +73,19 @@ PUBLISHED = (
 )
 
 
-def family_point(width: float, data: ImageData, recipe, seeds: int, folder: Path) -> Point:
-    """Trains S7Net at one width with seeds from 0 on."""
-    runs = repeat("s7", data, recipe, seeds, folder / f"s7-{width:g}-{recipe.name}", width=width)
+def family_point(model: str, width: float, data: ImageData, recipe: Recipe, seeds: int, folder: Path) -> Point:
+    """Trains the network of that name at one width with seeds from 0 on."""
+    runs = repeat(model, data, recipe, seeds, folder / f"{model}-{width:g}-{recipe.name}", width=width)
     first = runs.records[0]
     return Point(
-        f"s7, width {width:g}",
+        f"{model}, width {width:g}",
         first["parameters"],
         runs.mean,
         runs.deviation if seeds > 1 else None,
         seeds,
         first["results"]["test_evaluations"],
         data.name,
-        f"recipe {recipe.name}",
+        f"{model} under {recipe.name}",
     )
 
 
@@ -130,6 +131,7 @@ def as_csv(points: list[Point]) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=MODELS, metavar="NAME", help="networks that take a width")
     parser.add_argument("--recipe", default="strong")
     parser.add_argument("--widths", type=float, nargs="+", default=WIDTHS)
     parser.add_argument("--seeds", type=int, default=1, help="how many, from 0 on")
@@ -139,7 +141,11 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         recipe = lookup(RECIPES, parsed.recipe, "recipe")
         data = load_cifar10(parsed.data)
-        family = [family_point(width, data, recipe, parsed.seeds, parsed.runs) for width in parsed.widths]
+        family = [
+            family_point(model, width, data, recipe, parsed.seeds, parsed.runs)
+            for model in parsed.models
+            for width in parsed.widths
+        ]
     except (InputError, TrainingError) as error:
         print(f"frontier.py: {error}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1

@@ -79,12 +79,26 @@ def test_the_frontier_trains_every_width_and_says_how_often_it_looked(tmp_path, 
     monkeypatch.setattr(frontier, "ROOT", tmp_path)
     monkeypatch.setitem(RECIPES, "tiny", Recipe("tiny", epochs=1, sides=(8,)))
     (tmp_path / "benchmarks" / "results").mkdir(parents=True)
-    command = ["--recipe", "tiny", "--widths", "0.25", "0.5", "--data", "digits", "--runs", str(tmp_path / "runs")]
+    command = [
+        "--models",
+        "s7",
+        "s7_max",
+        "--recipe",
+        "tiny",
+        "--widths",
+        "0.25",
+        "0.5",
+        "--data",
+        "digits",
+        "--runs",
+        str(tmp_path / "runs"),
+    ]
     assert frontier.main(command) == 0
     with open(tmp_path / "benchmarks" / "results" / "frontier-tiny.csv", newline="") as lines:
         found = {row["name"]: row for row in csv.DictReader(lines)}
     assert found["s7, width 0.25"]["parameters"] == "12006"
     assert found["s7, width 0.5"]["test_evaluations"] == "1"
+    assert found["s7_max, width 0.5"]["parameters"] == "48898"
     assert found["residual"]["parameters"] == "197472"
     assert found["cifar10-tiniest"]["data"] == "CIFAR-10, original"
     assert "1 a run, none chosen by" in capsys.readouterr().out
@@ -103,11 +117,11 @@ def test_the_picture_of_the_frontier_names_every_point():
         )
 
     points = [
-        point("small", 25_000, 84.0, 0.2, "copy", "recipe strong"),
-        point("large", 200_000, 88.0, None, "copy", "recipe strong"),
+        point("small", 25_000, 84.0, 0.2, "copy", "s7 under strong"),
+        point("large", 200_000, 88.0, None, "copy", "s7 under strong"),
         point("theirs", 97_530, 94.4, None, "CIFAR-10, original", "somewhere, 200 epochs"),
     ]
     figure = plots.frontier(points, "tiny colours: made by the tests")
     shown = texts(figure)
-    assert all(word in shown for word in ("small", "large", "theirs", "somewhere, original pixels", "recipe strong"))
+    assert all(word in shown for word in ("small", "large", "theirs", "somewhere, original pixels", "s7 under strong"))
     assert figure.axes[0].lines[0].get_xydata().tolist() == [[25_000, 84], [200_000, 88]]

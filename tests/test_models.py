@@ -16,8 +16,10 @@ from utils.models.blocks import Residual, convolution, depthwise_separable
 from utils.models.s7 import DILATED, STRIDED
 from utils.recipes import RECIPES
 
+OURS = ("s7", "s7_dilated", "s7_max")
 
-@pytest.fixture(params=["s7", "s7_dilated"])
+
+@pytest.fixture(params=OURS)
 def network(request):
     return build_model(request.param)
 
@@ -39,17 +41,22 @@ def test_its_receptive_field_is_above_44_by_hand(network):
     assert audit(network).receptive_field == (field, field)
 
 
-def test_it_has_four_blocks_of_three_convolutions_and_an_output_block(network):
+def test_it_has_four_blocks_and_an_output_block(network):
     assert [name for name, _ in network.named_children()] == ["c1", "c2", "c3", "c4", "output"]
+
+
+@pytest.mark.parametrize("name", ["s7", "s7_dilated"])
+def test_its_blocks_have_three_convolutions_each(name):
+    network = build_model(name)
     assert [len(block) for block in (network.c1, network.c2, network.c3, network.c4)] == [3, 3, 3, 3]
 
 
 def test_only_the_last_convolution_of_a_block_reduces(network):
     x = torch.zeros(1, 3, 32, 32)
     for block in (network.c1, network.c2, network.c3):
-        kept = block[1](block[0](x))
+        kept = block[:-1](x)
         assert kept.shape[2:] == x.shape[2:]
-        x = block[2](kept)
+        x = block[-1](kept)
         assert x.shape[2] < kept.shape[2]
     assert network.c4(x).shape[2:] == x.shape[2:]
 
@@ -120,8 +127,15 @@ def test_it_answers_images_with_logits(name):
     assert build_model(name, classes=7)(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
 
 
-@pytest.mark.parametrize("name", ["s7", "s7_dilated"])
-@pytest.mark.parametrize(("width", "parameters"), [(0.375, 24_902), (0.5, 44_674), (0.75, 98_014), (1.0625, 196_490)])
+S7_WIDTHS = {0.375: 24_902, 0.5: 44_674, 0.75: 98_014, 1.0625: 196_490}
+S7_MAX_WIDTHS = {0.375: 27_710, 0.5: 48_898, 0.75: 103_974, 1.0: 181_594}
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "parameters"),
+    [(name, *item) for name in ("s7", "s7_dilated") for item in S7_WIDTHS.items()]
+    + [("s7_max", *item) for item in S7_MAX_WIDTHS.items()],
+)
 def test_every_width_keeps_to_the_assignment(name, width, parameters):
     model = build_model(name, width=width)
     assert sum(p.numel() for p in model.parameters()) == parameters
@@ -153,7 +167,7 @@ def test_building_leaves_the_random_state_alone():
 
 
 def test_an_unknown_network_is_answered_with_those_there_are():
-    with pytest.raises(InputError, match=r"unknown model 's8'; there are: s7, s7_dilated, "):
+    with pytest.raises(InputError, match=r"unknown model 's8'; there are: s7, s7_dilated, s7_max, "):
         build_model("s8")
 
 

@@ -128,7 +128,7 @@ def frontier(points: Sequence[Measured], origin: str) -> Figure:
         members = sorted(members, key=lambda point: point.parameters)
         x, y = [point.parameters for point in members], [point.test_accuracy for point in members]
         errors = [point.deviation or 0.0 for point in members]
-        line = "-" if label.startswith("recipe") else ""
+        line = "-" if " under " in label else ""  # a family: one network at several widths
         axis.errorbar(x, y, errors, fmt=f"o{line}", color=f"C{number}", markersize=5, linewidth=1.2, label=label)
         for point in members:
             place = {"xytext": (5, -10), "textcoords": "offset points", "fontsize": 7}

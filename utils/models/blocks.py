@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from math import isfinite
+
 from torch import Tensor, nn
+
+from utils.errors import InputError
+
+MOST = 10_000  # channels: more is a slip of the pen, or a file that asks for all the memory there is
 
 
 def convolution(channels_in: int, channels_out: int, stride: int = 1, dilation: int = 1, padding: bool = True):
@@ -50,3 +56,15 @@ class Residual(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + super().forward(x)
+
+
+def scaled(channels: int, width: float) -> int:
+    """The multiple of 4 nearest to `channels * width`.
+
+    >>> scaled(48, 0.5), scaled(16, 0.4)
+    (24, 8)
+    """
+    nearest = 4 * round(channels * width / 4) if isinstance(width, int | float) and isfinite(width) else 0
+    if not 4 <= nearest <= MOST:
+        raise InputError(f"width={width!r} cannot be used; 1 is the network as it is, 0.5 has half of its channels")
+    return nearest

@@ -6,20 +6,15 @@ The notebook's section on the network prints its layers, the sizes of its maps a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import isfinite
 from types import MappingProxyType
 
 from torch import Tensor, nn
 
-from utils.errors import InputError
-from utils.models.blocks import Residual, convolution, depthwise_separable
+from utils.models.blocks import Residual, convolution, depthwise_separable, scaled
 
 # How the last convolution of a block makes the map smaller:
 STRIDED = MappingProxyType({"stride": 2})  # to half its side
 DILATED = MappingProxyType({"dilation": 4, "padding": False})  # by 8 pixels
-
-
-MOST = 10_000  # channels: more is a slip of the pen, or a file that asks for all the memory there is
 
 
 class S7Net(nn.Module):
@@ -75,15 +70,3 @@ def s7(classes: int = 10, width: float = 1.0) -> S7Net:
 def s7_dilated(classes: int = 10, width: float = 1.0) -> S7Net:
     """S7Net without any stride, the assignment's bonus: its maps shrink by dilated convolutions instead."""
     return S7Net(classes, DILATED, width)
-
-
-def scaled(channels: int, width: float) -> int:
-    """The multiple of 4 nearest to `channels * width`.
-
-    >>> scaled(48, 0.5), scaled(16, 0.4)
-    (24, 8)
-    """
-    nearest = 4 * round(channels * width / 4) if isinstance(width, int | float) and isfinite(width) else 0
-    if not 4 <= nearest <= MOST:
-        raise InputError(f"width={width!r} cannot be used; 0.25 gives 12,006 parameters, 1 gives 172,026")
-    return nearest

@@ -1,0 +1,52 @@
+"""S7Max: the assignment's network with its parameters spent on accuracy, where S7Net spends them on speed.
+
+Ordinary convolutions only where channels are few; from 8x8 pixels on all are depthwise separable, so that there can be
+more layers, and wider ones, for the same parameters.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from utils.models.blocks import Residual, convolution, depthwise_separable, scaled
+from utils.models.s7 import STRIDED
+
+
+class S7Max(nn.Module):
+    """Four blocks C1 to C4, whose maps have 32, 16, 8 and 4 pixels a side, and an output block.
+
+    Args:
+        classes: number of logits.
+        width: all numbers of channels are multiplied by it, and rounded to multiples of 4.
+
+    Raises:
+        InputError: the width is no number, or leaves less than 4 channels somewhere.
+    """
+
+    def __init__(self, classes: int = 10, width: float = 1.0):
+        super().__init__()
+        w1, w2, w3, w4 = (scaled(channels, width) for channels in (24, 48, 96, 144))
+        self.c1 = nn.Sequential(
+            convolution(3, w1),
+            Residual(depthwise_separable(w1, w1)),
+            convolution(w1, w2, **STRIDED),
+        )
+        self.c2 = nn.Sequential(
+            Residual(convolution(w2, w2)),
+            Residual(convolution(w2, w2)),
+            depthwise_separable(w2, w3, **STRIDED),
+        )
+        self.c3 = nn.Sequential(
+            *(Residual(depthwise_separable(w3, w3)) for _ in range(5)),
+            Residual(depthwise_separable(w3, w3, dilation=2)),
+            depthwise_separable(w3, w4, **STRIDED),
+        )
+        self.c4 = nn.Sequential(
+            Residual(depthwise_separable(w4, w4)),
+            Residual(depthwise_separable(w4, w4)),
+        )
+        self.output = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(w4, classes))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """float32 images (N, 3, height, width) to logits (N, classes)."""
+        return self.output(self.c4(self.c3(self.c2(self.c1(images)))))
