@@ -31,7 +31,7 @@ from utils.systems import read_runs
 from utils.tables import as_table
 
 MODELS = ("s7", "s7_max")
-WIDTHS = (0.375, 0.5, 0.75, 1.0)  # about 25,000, 45,000, 100,000 and 175,000 parameters
+WIDTHS = (0.375, 0.48, 0.75, 1.0)  # about 27,000, 47,000, 103,000 and 180,000 parameters
 SYSTEM_RUNS = ROOT / "benchmarks" / "results" / "systems"
 COLUMNS = ("name", "parameters", "test_accuracy", "deviation", "seeds", "test_evaluations", "data", "how")
 

@@ -25,10 +25,9 @@ class S7Max(nn.Module):
 
     def __init__(self, classes: int = 10, width: float = 1.0):
         super().__init__()
-        w1, w2, w3, w4 = (scaled(channels, width) for channels in (24, 48, 96, 144))
+        w1, w2, w3, w4 = (scaled(channels, width) for channels in (16, 48, 96, 160))
         self.c1 = nn.Sequential(
             convolution(3, w1),
-            Residual(depthwise_separable(w1, w1)),
             convolution(w1, w2, **STRIDED),
         )
         self.c2 = nn.Sequential(
