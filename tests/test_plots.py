@@ -65,7 +65,8 @@ def test_curves_draw_the_history():
 def test_claimed_and_measured_draws_every_line_in_its_network_s_panel():
     panels = {"004 residual": {"claimed": [50.0, 60.0], "fast, seed 0": [70.0], "fast, seed 1": [71.0]}, "s7": {}}
     figure = plots.claimed_and_measured(panels, 85, "tiny colours")
-    first, second, *_ = figure.axes
+    first, second, *left_over = figure.axes
+    assert first.axison and second.axison and not any(axis.axison for axis in left_over)
     assert [line.get_ydata().tolist() for line in first.lines[:3]] == [[50, 60], [70], [71]]
     assert [line.get_linestyle() for line in first.lines][:3] == ["--", "-", "-"]
     assert first.lines[1].get_color() == first.lines[2].get_color() != first.lines[0].get_color()

@@ -47,7 +47,7 @@ def claimed_and_measured(panels: dict[str, dict[str, Sequence[float]]], target: 
     figure = Figure(figsize=(11, 2.7 * rows + 0.5), dpi=DPI, layout="constrained")
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False).flat
     kinds = list(dict.fromkeys(label.split(", ")[0] for lines in panels.values() for label in lines))
-    for axis, (title, lines) in zip(axes, panels.items(), strict=False):
+    for (title, lines), axis in zip(panels.items(), axes, strict=False):  # in this order: zip takes none too many
         for label, accuracies in lines.items():
             kind = label.split(", ")[0]
             style = "--" if kind == "claimed" else "-"
