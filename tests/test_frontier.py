@@ -79,20 +79,8 @@ def test_the_frontier_trains_every_width_and_says_how_often_it_looked(tmp_path, 
     monkeypatch.setattr(frontier, "ROOT", tmp_path)
     monkeypatch.setitem(RECIPES, "tiny", Recipe("tiny", epochs=1, sides=(8,)))
     (tmp_path / "benchmarks" / "results").mkdir(parents=True)
-    command = [
-        "--models",
-        "s7",
-        "s7_max",
-        "--recipe",
-        "tiny",
-        "--widths",
-        "0.25",
-        "0.5",
-        "--data",
-        "digits",
-        "--runs",
-        str(tmp_path / "runs"),
-    ]
+    command = ["--models", "s7", "s7_max", "--recipe", "tiny", "--widths", "0.25", "0.5"]
+    command += ["--data", "digits", "--runs", str(tmp_path / "runs")]
     assert frontier.main(command) == 0
     with open(tmp_path / "benchmarks" / "results" / "frontier-tiny.csv", newline="") as lines:
         found = {row["name"]: row for row in csv.DictReader(lines)}

@@ -137,7 +137,7 @@ FAST = Recipe(
     sides=(24, 24, 28, 32),
 )
 
-# For S7Max, in half an hour on two CPU cores. benchmarks/README.md has what its choices were measured by.
+# Meant for S7Max and half an hour on two CPU cores. Crop and network were chosen by short runs: benchmarks/README.md.
 STRONG = replace(FAST, name="strong", epochs=56, target=88.0, crop=2)
 
 # What the five systems say of their training, run as they ran it: float32, image by image. Where they are silent, the
