@@ -5,8 +5,8 @@
 
 Each width is trained to the recipe's end; the five systems are those of benchmarks/results/systems, under their own
 recipes. Every figure is of the last epoch, so that nothing is chosen by the test images; the table says how often they
-were looked at. Runs are kept under runs/frontier and resumed. Writes benchmarks/results/frontier-RECIPE.csv, and
-images/frontier.png for the recipe `strong`.
+were looked at. Runs are kept under runs/frontier, those at width 1 under runs/seeds with those of seeds.py, and
+resumed. Writes benchmarks/results/frontier-RECIPE.csv, and images/frontier.png for the recipe `strong`.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ sys.path.insert(0, str(ROOT))
 from utils import RECIPES, ImageData, InputError, Recipe, load_cifar10
 from utils.errors import TrainingError, lookup
 from utils.files import write
+from utils.measured import read_runs
 from utils.plots import frontier
 from utils.repeat import repeat
-from utils.systems import read_runs
 from utils.tables import as_table
 
 MODELS = ("s7", "s7_max")
@@ -73,9 +73,13 @@ PUBLISHED = (
 )
 
 
-def family_point(model: str, width: float, data: ImageData, recipe: Recipe, seeds: int, folder: Path) -> Point:
-    """Trains the network of that name at one width with seeds from 0 on."""
-    runs = repeat(model, data, recipe, seeds, folder / f"{model}-{width:g}-{recipe.name}", width=width)
+def family_point(model: str, width: float, data: ImageData, recipe: Recipe, seeds: int, kept: Path) -> Point:
+    """Trains the network of that name at one width with seeds from 0 on, or finds it trained in the folder `kept`."""
+    if width == 1:
+        runs = repeat(model, data, recipe, seeds, kept / "seeds" / f"{model}-{recipe.name}")
+    else:
+        folder = kept / "frontier" / f"{model}-{width:g}-{recipe.name}"
+        runs = repeat(model, data, recipe, seeds, folder, width=width)
     first = runs.records[0]
     return Point(
         f"{model}, width {width:g}",
@@ -136,7 +140,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--widths", type=float, nargs="+", default=WIDTHS)
     parser.add_argument("--seeds", type=int, default=1, help="how many, from 0 on")
     parser.add_argument("--data", default="auto")
-    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "frontier", help="where the runs are kept")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="where the runs are kept")
     parsed = parser.parse_args(arguments)
     try:
         recipe = lookup(RECIPES, parsed.recipe, "recipe")

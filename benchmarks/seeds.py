@@ -17,6 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.readme import put_into
 from utils import RECIPES, InputError, load_cifar10
 from utils.errors import TrainingError, lookup
 from utils.files import write
@@ -24,23 +25,23 @@ from utils.history import read_history
 from utils.plots import curves, repeats
 from utils.repeat import Repeats, repeat
 
-BEGIN, END = "<!-- results of {} -->", "<!-- end of results -->"
-
 
 def as_markdown(runs: Repeats, command: str, csv_path: str) -> str:
     """A table for the README, all of it from the runs' own records."""
     first, n = runs.records[0], len(runs.records)
-    spread, interval = "", ""
+    accuracy = f"**{runs.mean:.2f} %** (seed 0 alone)"
     if n > 1:
-        spread = f" ± {runs.deviation:.2f}"
-        interval = "; 95 % confidence interval of the mean {:.2f} to {:.2f}".format(*runs.mean_interval)
+        accuracy = (
+            f"**{runs.mean:.2f} ± {runs.deviation:.2f} %** "
+            f"(mean ± sample standard deviation, n = {n} seeds, 0 to {n - 1}; "
+            "95 % confidence interval of the mean {:.2f} to {:.2f})".format(*runs.mean_interval)
+        )
     versions = first["versions"]
     return "\n".join(
         [
             "| | |",
             "|---|---|",
-            f"| test accuracy, last epoch | **{runs.mean:.2f}{spread} %** "
-            f"(mean ± sample standard deviation, n = {n} seeds, 0 to {n - 1}{interval}) |",
+            f"| test accuracy, last epoch | {accuracy} |",
             f"| lowest and highest seed | {min(runs.accuracies):.2f} %, {max(runs.accuracies):.2f} % |",
             f"| seeds at {runs.target:.2f} % or more | {runs.reached} of {n} "
             "(95 % confidence interval: {:.0f} to {:.0f} %) |".format(*runs.reached_interval),
@@ -66,14 +67,6 @@ def times(runs: Repeats) -> str:
         + (f" (n = {len(spent)})" if len(seconds) > 1 else "")
         for hardware, spent in seconds.items()
     )
-
-
-def put_into(readme: Path, name: str, table: str) -> None:
-    """Exchanges what stands between the markers of these results, if the README has them."""
-    before, begin, rest = readme.read_text(encoding="utf-8").partition(BEGIN.format(name))
-    _, end, after = rest.partition(END)
-    if end:
-        write(readme, f"{before}{begin}\n{table}\n{end}{after}".encode())
 
 
 def command_for(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> str:

@@ -3,15 +3,18 @@
     python benchmarks/systems.py                             # everything: hours on two cores
     python benchmarks/systems.py --models residual --under own
 
-Three kinds of run:
+Four kinds of run:
 - own: the system's recipe to its full length, one seed. For time's sake on the batched policy and in the device's
   best precision; epochs, batches, rates, dropout and policy are its own.
 - fast: the recipe `fast`, three seeds.
 - as_it_ran: one epoch just as the system ran itself (float32, Albumentations image by image in two loader
   workers), for the seconds that it takes.
+- fast_epoch: one epoch under `fast`, all its image sides in it, likewise for its seconds. These two want the machine
+  to themselves.
 
 Runs are kept under runs/systems and resumed: after a stop, the same command goes on where it was. Each finished run's
-history.csv and run.json go to benchmarks/results/systems/, where notebooks/compare.ipynb reads them.
+history.csv and run.json go to benchmarks/results/systems/, where notebooks/compare.ipynb reads them; the README gets
+its tables anew.
 """
 
 from __future__ import annotations
@@ -25,21 +28,22 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.readme import markdown, put_into
 from utils import RECIPES, ImageData, InputError, Recipe, build_model, evaluate, fit, load_cifar10
 from utils.errors import TrainingError, lookup
 from utils.files import write
+from utils.measured import measured_rows, ours_against_theirs, read_runs, sources
 
 RESULTS = ROOT / "benchmarks" / "results" / "systems"
 SYSTEMS = ("experiment2", "residual", "dilated_valid", "transition", "strided_separable")  # the shortest first
 MODELS = ("s7", *SYSTEMS, "s7_dilated")
-KINDS = ("own", "fast", "as_it_ran")
-SEEDS = {"own": 1, "fast": 3, "as_it_ran": 1}
+SEEDS = {"own": 1, "fast": 3, "as_it_ran": 1, "fast_epoch": 1}  # by kind
 
 
 def recipe_for(model_name: str, kind: str) -> Recipe | None:
     """The recipe of a run, or None: our own networks have no recipe but `fast`."""
-    if kind == "fast":
-        return RECIPES["fast"]
+    if kind.startswith("fast"):
+        return RECIPES["fast"] if kind == "fast" else replace(RECIPES["fast"], epochs=1)
     if model_name not in SYSTEMS:
         return None
     own = RECIPES[model_name]
@@ -62,10 +66,17 @@ def run(model_name: str, kind: str, recipe: Recipe, seed: int, data: ImageData, 
     write(RESULTS / f"{name}.json", (json.dumps(record, indent=2) + "\n").encode())
 
 
+def tables() -> str:
+    """What the README shows of the results: what was measured on each network, how soon ours is, and on what."""
+    runs = read_runs(RESULTS)
+    theirs_and_ours = (markdown(measured_rows(runs, MODELS)), markdown(ours_against_theirs(runs)))
+    return "\n\n".join([*theirs_and_ours, f"Data, machine: {'. '.join(sources(runs))}."])
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=MODELS, metavar="NAME", help=", ".join(MODELS))
-    parser.add_argument("--under", nargs="+", default=KINDS, metavar="KIND", help=", ".join(KINDS))
+    parser.add_argument("--under", nargs="+", default=list(SEEDS), metavar="KIND", help=", ".join(SEEDS))
     parser.add_argument("--data", default="auto")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "systems", help="where the runs are kept")
     parsed = parser.parse_args(arguments)
@@ -73,13 +84,14 @@ def main(arguments: list[str] | None = None) -> int:
         for name in parsed.models:
             lookup(dict.fromkeys(MODELS), name, "model")
         for kind in parsed.under:
-            lookup(dict.fromkeys(KINDS), kind, "kind of run")
+            lookup(SEEDS, kind, "kind of run")
         data = load_cifar10(parsed.data)
         for kind in parsed.under:
             for name in parsed.models:
                 recipe = recipe_for(name, kind)
                 for seed in range(SEEDS[kind] if recipe else 0):
                     run(name, kind, recipe, seed, data, parsed.runs)
+        put_into(ROOT / "README.md", "systems", tables())
     except (InputError, TrainingError) as error:
         print(f"systems.py: {error}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1

@@ -1,6 +1,7 @@
 """What several test files share: a small data set and a small network that need no files and no network."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from utils.recipes import Recipe
 os.environ.setdefault("MPLBACKEND", "Agg")
 if os.environ.get("CIFAR10_DIR"):  # relative to where pytest started; some tests change the folder
     os.environ["CIFAR10_DIR"] = str(Path(os.environ["CIFAR10_DIR"]).resolve())
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # so it is in a shell's background, where Ctrl-C is not meant
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # the networks here are too small for two
 
 

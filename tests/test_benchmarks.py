@@ -1,12 +1,16 @@
 """What the benchmarks make of what they measure; never how fast anything is."""
 
 import csv
+import re
+from dataclasses import replace
 
 import pytest
 
-from benchmarks import seeds, time_to_accuracy
+from benchmarks import seeds, systems, time_to_accuracy
+from benchmarks.readme import BEGIN, put_into
 from utils.errors import InputError
 from utils.history import read_history
+from utils.measured import read_runs
 from utils.recipes import RECIPES, Recipe
 from utils.repeat import Repeats
 
@@ -72,18 +76,18 @@ def test_a_table_goes_where_the_readme_has_room_for_it(tmp_path):
     text = "a\n<!-- results of s7-fast -->\nold\n<!-- end of results -->\nb\n"
     text += "<!-- results of s7-strong -->\n<!-- end of results -->\nc\n"
     readme.write_text(text)
-    seeds.put_into(readme, "s7-strong", "| new |")
+    put_into(readme, "s7-strong", "| new |")
     assert readme.read_text() == text.replace("s7-strong -->\n", "s7-strong -->\n| new |\n")
-    seeds.put_into(readme, "s7-fast", "| fast |")
+    put_into(readme, "s7-fast", "| fast |")
     assert "\n| fast |\n<!-- end" in readme.read_text() and "old" not in readme.read_text()
     before = readme.read_text()
-    seeds.put_into(readme, "s7_max-record", "| lost |")
+    put_into(readme, "s7_max-record", "| lost |")
     assert readme.read_text() == before
 
 
 def test_the_readme_has_room_for_the_results_of_the_default_recipe():
     readme = (seeds.ROOT / "README.md").read_text(encoding="utf-8")
-    assert seeds.BEGIN.format("s7-fast") in readme
+    assert BEGIN.format("s7-fast") in readme
 
 
 def test_the_command_of_a_table_is_the_one_that_made_it(tmp_path, monkeypatch, capsys):
@@ -96,5 +100,40 @@ def test_the_command_of_a_table_is_the_one_that_made_it(tmp_path, monkeypatch, c
     shown = capsys.readouterr().out
     assert "`python benchmarks/seeds.py --recipe tiny --seeds 2`" in shown
     assert "| 1 a run, after every epoch; no epoch was chosen by them |" in shown
+    assert "sample standard deviation, n = 2 seeds, 0 to 1; 95 % confidence interval" in shown
+    assert seeds.main([*command, "--seeds", "1"]) == 0
+    assert re.search(r"last epoch \| \*\*\d+\.\d\d %\*\* \(seed 0 alone\) \|", capsys.readouterr().out)
+    assert seeds.main(command) == 0
     lines = (tmp_path / "benchmarks" / "results" / "s7-tiny.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in lines] == ["seed", "0", "1"]
+
+
+def test_each_kind_of_run_has_its_recipe():
+    own = RECIPES["residual"]
+    assert systems.recipe_for("residual", "as_it_ran") == replace(own, epochs=1)
+    assert systems.recipe_for("residual", "own") == replace(own, precision="auto", per_image=False)
+    assert systems.recipe_for("residual", "fast") == RECIPES["fast"]
+    assert systems.recipe_for("residual", "fast_epoch") == replace(RECIPES["fast"], epochs=1)
+    assert systems.recipe_for("s7", "own") is None
+    assert systems.recipe_for("s7", "as_it_ran") is None
+
+
+def test_a_measured_run_is_kept_and_not_repeated(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(systems, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(systems, "ROOT", tmp_path)
+    (tmp_path / "README.md").write_text("<!-- results of systems -->\n<!-- end of results -->\n")
+    arguments = ["--models", "experiment2", "--under", "fast_epoch", "--data", "digits"]
+    arguments += ["--runs", str(tmp_path / "runs")]
+    assert systems.main(arguments) == 0
+    (run,) = read_runs(tmp_path / "results")["experiment2", "fast_epoch"]
+    assert run.record["recipe"]["name"] == "fast" and run.record["data"]["name"].startswith("embedded digits")
+    assert 0 < run.record["accuracy_on_training_images"] <= 100
+    assert [epoch["seconds"] for epoch in run.history] == [run.record["results"]["seconds"]]
+    hardware = run.record["hardware"]
+    readme = (tmp_path / "README.md").read_text()
+    assert "| experiment2 | - | - | - | - | - | - |" in readme and hardware in readme
+
+    monkeypatch.setattr(systems, "fit", None)  # whoever calls it fails
+    assert systems.main(arguments) == 0
+    assert systems.main([*arguments, "--under", "slow"]) == 2
+    assert "unknown kind of run 'slow'" in capsys.readouterr().err

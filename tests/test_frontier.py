@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from test_plots import texts
 
-from benchmarks import ablation, frontier
+from benchmarks import ablation, frontier, seeds
 from utils import plots
 from utils.recipes import RECIPES, Recipe
 from utils.repeat import Repeats
@@ -90,6 +90,19 @@ def test_the_frontier_trains_every_width_and_says_how_often_it_looked(tmp_path, 
     assert found["residual"]["parameters"] == "197472"
     assert found["cifar10-tiniest"]["data"] == "CIFAR-10, original"
     assert "1 a run, none chosen by" in capsys.readouterr().out
+
+
+def test_a_width_of_one_is_the_run_that_seeds_py_made(tmp_path, monkeypatch):
+    monkeypatch.setattr(seeds, "ROOT", tmp_path)
+    monkeypatch.setattr(frontier, "ROOT", tmp_path)
+    monkeypatch.setitem(RECIPES, "tiny", Recipe("tiny", epochs=1, sides=(8,)))
+    (tmp_path / "benchmarks" / "results").mkdir(parents=True)
+    (tmp_path / "README.md").touch()
+    common = ["--recipe", "tiny", "--data", "digits", "--seeds", "1"]
+    assert seeds.main([*common, "--runs", str(tmp_path / "runs" / "seeds")]) == 0
+    monkeypatch.setattr("utils.trainer.Trainer.train", lambda *_: pytest.fail("it was trained again"))
+    command = [*common, "--models", "s7", "--widths", "1", "--runs", str(tmp_path / "runs")]
+    assert frontier.main(command) == 0
 
 
 def test_an_unknown_recipe_is_refused_in_one_line(capsys):

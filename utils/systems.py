@@ -7,20 +7,18 @@ itself, on the system's own log, or on a full run of its recipe; notebooks/compa
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import log
 from pathlib import Path
-from statistics import mean, median, stdev
 
 import albumentations as A
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from utils.arrays import ORIGINAL
 from utils.audit import MAX_PARAMETERS, MIN_RECEPTIVE_FIELD, Report, audit
-from utils.errors import InputError
-from utils.history import read_history
 from utils.models import build_model
 
 NUMBERS = {  # by the network that is the system's here
@@ -37,75 +35,6 @@ TOLERANCE = 0.5  # points of accuracy that another seed may cost
 PUBLISHED: dict[str, dict] = json.loads((Path(__file__).parent / "published.json").read_text(encoding="utf-8"))
 
 
-@dataclass(frozen=True)
-class MeasuredRun:
-    """A full run, as benchmarks/systems.py keeps it: its run.json and its history by epoch."""
-
-    record: dict
-    history: list[dict]
-
-
-def read_runs(folder: str | Path) -> dict[tuple[str, str], list[MeasuredRun]]:
-    """The measured runs in a folder, by (network, kind) and then by seed; kinds are "own", "fast", "as_it_ran".
-
-    Raises:
-        InputError: a file is damaged or of another version; the message names it.
-    """
-    runs: dict[tuple[str, str], list[MeasuredRun]] = {}
-    for path in sorted(Path(folder).glob("*-seed*.json")):
-        model, kind, _ = path.stem.split("-")
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            described = {key: record[key] for key in ("model", "recipe", "seed", "data", "results")}
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}: not the record of a run of this version ({error!r}); run it again") from error
-        if described["model"] != model:
-            raise InputError(f"{path}: its record is of the network {described['model']!r}; run it again")
-        runs.setdefault((model, kind), []).append(MeasuredRun(record, read_history(path.with_suffix(".csv"))))
-    return runs
-
-
-def measured_rows(runs: Mapping[tuple[str, str], list[MeasuredRun]], models: Iterable[str]) -> list[tuple]:
-    """A table, heading first, of what was measured on each network; "-" where there is no such run."""
-    rows = [
-        ("network", "own: epochs", "accuracy", "as it ran: s an epoch", "fast: accuracy", "seconds", "own / fast time")
-    ]
-    for model in models:
-        own, one_epoch, fast = (runs.get((model, kind)) for kind in ("own", "as_it_ran", "fast"))
-        epochs, own_accuracy, per_epoch, fast_accuracy, seconds, ratio = ("-",) * 6
-        if own:
-            results = own[0].record["results"]
-            epochs, own_accuracy = results["epochs"], f"{results['test_accuracy']:.2f}"
-        if one_epoch:
-            per_epoch = round(one_epoch[0].record["results"]["seconds"])
-        if fast:
-            accuracies = [run.record["results"]["test_accuracy"] for run in fast]
-            spread = f" ± {stdev(accuracies):.2f}" if len(fast) > 1 else ""
-            fast_accuracy = f"{mean(accuracies):.2f}{spread} (n = {len(fast)})"
-            seconds = round(median(run.record["results"]["seconds"] for run in fast))
-        if own and one_epoch and fast:
-            ratio = f"{epochs * per_epoch / seconds:.1f}"  # all its epochs as long as the one that was measured
-        rows.append((model, epochs, own_accuracy, per_epoch, fast_accuracy, seconds, ratio))
-    return rows
-
-
-def accuracy_panels(
-    runs: Mapping[tuple[str, str], list[MeasuredRun]], models: Iterable[str]
-) -> dict[str, dict[str, list[float]]]:
-    """By network and line ("claimed", "own", "fast, seed 0", ...), the test accuracies of the epochs, in percent."""
-    panels = {}
-    for model in models:
-        lines = {}
-        if model in PUBLISHED:
-            lines["claimed"] = PUBLISHED[model]["test_accuracy"]
-        for kind in ("own", "fast"):
-            for run in runs.get((model, kind), []):
-                label = kind if kind == "own" else f"{kind}, seed {run.record['seed']}"
-                lines[label] = [record["test_accuracy"] for record in run.history]
-        panels[f"{NUMBERS[model]} {model}" if model in NUMBERS else model] = lines
-    return panels
-
-
 def multiply_adds(model: nn.Module, input_shape: tuple[int, int, int] = (3, 32, 32)) -> int:
     """Multiplications with weights for one image, as torch counts them: convolutions and linear layers."""
     was_training = model.training
@@ -119,7 +48,8 @@ def multiply_adds(model: nn.Module, input_shape: tuple[int, int, int] = (3, 32, 
 class Verdict:
     """One claim: whose (its number), about what, what is claimed, what was measured, and whether the claim holds.
 
-    `holds` is None where the full run that would tell has not been made.
+    `holds` is None where the full run that would tell has not been made. `data` is what the claim was measured on,
+    where that matters: a claim of accuracy that other pixels do not reach is missed there, and not refuted.
     """
 
     system: str
@@ -127,10 +57,13 @@ class Verdict:
     claimed: str
     measured: str
     holds: bool | None
+    data: str = ORIGINAL
 
     @property
     def word(self) -> str:
         """The verdict, for a table."""
+        if self.holds is False and self.data != ORIGINAL:
+            return "NOT REACHED"
         return {True: "holds", False: "DOES NOT HOLD", None: "not judged"}[self.holds]
 
 
@@ -149,7 +82,7 @@ def check_claims(records: Mapping[str, dict]) -> list[Verdict]:
     ] + [Verdict("the task", *row) for row in check_task()]
 
 
-Row = tuple[str, str, str, bool | None]  # a Verdict without its system
+Row = tuple  # a Verdict's fields without its system
 
 
 def check_000(report: Report, record: dict | None) -> Iterator[Row]:
@@ -162,10 +95,10 @@ def check_000(report: Report, record: dict | None) -> Iterator[Row]:
         f"the test set has {TEST_IMAGES:,}; {images:,} are the training images",
         images == TEST_IMAGES,
     )
-    about, claim, measured, holds = accuracy(record, best)
+    about, claim, measured, *rest = accuracy(record, best)
     if record is not None:
         measured += f"; {record['accuracy_on_training_images']:.2f} % of the training images"
-    yield about, claim, measured, holds
+    yield about, claim, measured, *rest
     # A wrong answer gives the true class a probability of at most a half: at least log 2 of loss.
     least = (1 - best / 100) * log(2)
     lowest = min(log_000["test_loss"])
@@ -247,6 +180,6 @@ def accuracy(record: dict | None, claimed: float) -> Row:
     """The best epoch of its log against the last epoch of its recipe, run here to its full length."""
     if record is None:
         return "test accuracy", f"{claimed:.2f} %", "no full run yet", None
-    here = record["results"]["test_accuracy"]
-    measured = f"{here:.2f} % after {record['results']['epochs']} epochs"
-    return "test accuracy", f"{claimed:.2f} %", measured, here >= claimed - TOLERANCE
+    here, data = record["results"]["test_accuracy"], record["data"]["name"]
+    measured = f"{here:.2f} % after {record['results']['epochs']} epochs; {data}"
+    return "test accuracy", f"{claimed:.2f} %", measured, here >= claimed - TOLERANCE, data
