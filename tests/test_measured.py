@@ -27,6 +27,7 @@ def keep(folder, model: str, kind: str, accuracies: list[float], seconds: float 
         "recipe": {"name": "fast"},
         "seed": seed,
         "data": {"name": "tiny", "provenance": "made by the tests"},
+        "hardware": "a machine",
         "results": {"test_accuracy": accuracies[-1], "epochs": len(accuracies), "seconds": seconds},
     }
     (folder / f"{model}-{kind}-seed{seed}.json").write_text(json.dumps(kept))

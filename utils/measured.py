@@ -43,7 +43,7 @@ def read_runs(folder: str | Path) -> dict[tuple[str, str], list[MeasuredRun]]:
         model, kind, _ = path.stem.split("-")
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
-            described = {key: record[key] for key in ("model", "recipe", "seed", "data", "results")}
+            described = {key: record[key] for key in ("model", "recipe", "seed", "data", "hardware", "results")}
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path}: not the record of a run of this version ({error!r}); run it again") from error
         if described["model"] != model:
