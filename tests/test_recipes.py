@@ -11,6 +11,13 @@ def test_the_rate_rises_to_its_peak_and_falls_to_nothing():
     assert [recipe.rate_at(progress) for progress in (0, 0.125, 0.25, 0.625, 1)] == pytest.approx([0, 0.5, 1, 0.5, 0])
 
 
+def test_a_cosine_rises_as_straight_and_falls_first_slowly_then_fast_then_slowly():
+    recipe = Recipe("example", epochs=1, warmup=0.1, schedule="cosine")
+    rates = [recipe.rate_at(progress) for progress in (0, 0.05, 0.1, 0.325, 0.55, 0.775, 1)]
+    quarter = 2**0.5 / 4  # (1 + cos 45 degrees) / 2 is a half and this
+    assert rates == pytest.approx([0, 0.5, 1, 0.5 + quarter, 0.5, 0.5 - quarter, 0])
+
+
 def test_a_rate_in_steps_drops_after_the_epochs_that_the_recipe_names():
     recipe = Recipe("example", epochs=10, schedule="steps", drops=(4, 6), drop_factor=0.5)
     assert [recipe.rate_at(epoch / 10) for epoch in (0, 3.9, 4, 5.9, 6, 9.9)] == [1, 1, 0.5, 0.5, 0.25, 0.25]
@@ -56,7 +63,7 @@ def test_a_recipe_cannot_be_changed_in_place():
         ("momentum", 1.0),
         ("weight_decay", -1e-4),
         ("optimizer", "lion"),
-        ("schedule", "cosine"),
+        ("schedule", "sine"),
         ("drops", (0,)),
         ("drop_factor", 0.0),
         ("dropout", 1.0),
