@@ -22,6 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.systems import RESULTS as SYSTEM_RUNS
 from utils import RECIPES, ImageData, InputError, Recipe, load_cifar10
 from utils.errors import TrainingError, lookup
 from utils.files import write
@@ -32,7 +33,6 @@ from utils.tables import as_table
 
 MODELS = ("s7", "s7_max")
 WIDTHS = (0.375, 0.48, 0.75, 1.0)  # about 27,000, 47,000, 103,000 and 180,000 parameters
-SYSTEM_RUNS = ROOT / "benchmarks" / "results" / "systems"
 COLUMNS = ("name", "parameters", "test_accuracy", "deviation", "seeds", "test_evaluations", "data", "how")
 
 

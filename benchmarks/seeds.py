@@ -18,16 +18,22 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.readme import put_into
+from benchmarks.systems import RESULTS as SYSTEM_RUNS
 from utils import RECIPES, InputError, load_cifar10
 from utils.errors import TrainingError, lookup
 from utils.files import write
 from utils.history import read_history
+from utils.measured import best_system, read_runs
 from utils.plots import curves, repeats
 from utils.repeat import Repeats, repeat
 
 
-def as_markdown(runs: Repeats, command: str, csv_path: str) -> str:
-    """A table for the README, all of it from the runs' own records."""
+def as_markdown(runs: Repeats, command: str, csv_path: str, best: tuple[str, float] | None = None) -> str:
+    """A table for the README, all of it from the runs' own records.
+
+    Args:
+        best: of the five systems, as `best_system` returns it.
+    """
     first, n = runs.records[0], len(runs.records)
     accuracy = f"**{runs.mean:.2f} %** (seed 0 alone)"
     if n > 1:
@@ -37,6 +43,13 @@ def as_markdown(runs: Repeats, command: str, csv_path: str) -> str:
             "95 % confidence interval of the mean {:.2f} to {:.2f})".format(*runs.mean_interval)
         )
     versions = first["versions"]
+    above = []
+    if best:
+        system, theirs = best
+        above = [
+            f"| against the best of the five systems under its own recipe | {runs.mean - theirs:+.2f} points "
+            f"({system}: {theirs:.2f} %) |"
+        ]
     return "\n".join(
         [
             "| | |",
@@ -45,6 +58,7 @@ def as_markdown(runs: Repeats, command: str, csv_path: str) -> str:
             f"| lowest and highest seed | {min(runs.accuracies):.2f} %, {max(runs.accuracies):.2f} % |",
             f"| seeds at {runs.target:.2f} % or more | {runs.reached} of {n} "
             "(95 % confidence interval: {:.0f} to {:.0f} %) |".format(*runs.reached_interval),
+            *above,
             f"| time of a run, tests included | {times(runs)}; {first['recipe']['epochs']} epochs |",
             f"| data | {first['data']['provenance']}; {first['data']['test_images']:,} test images |",
             f"| looks at the test images | {first['results']['test_evaluations']} a run, after every epoch; "
@@ -96,7 +110,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     csv_path = f"benchmarks/results/{name}.csv"
     write(ROOT / csv_path, runs.to_csv().encode())
-    table = as_markdown(runs, command_for(parser, parsed), csv_path)
+    best = best_system(read_runs(SYSTEM_RUNS), runs.records[0]["data"]["name"])
+    table = as_markdown(runs, command_for(parser, parsed), csv_path, best)
     print(table)
     put_into(ROOT / "README.md", name, table)
     if name == "s7-fast":

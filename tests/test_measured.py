@@ -9,6 +9,7 @@ from utils.history import history_csv
 from utils.measured import (
     MeasuredRun,
     accuracy_panels,
+    best_system,
     fast_against_own,
     measured_rows,
     ours_against_theirs,
@@ -70,6 +71,17 @@ def test_fast_is_held_against_the_own_recipe(tmp_path, own, epoch, row):
     assert fast_against_own(read_runs(tmp_path))[1:] == []
     keep(tmp_path, "residual", "fast_epoch", [50.0], seconds=30)
     assert fast_against_own(read_runs(tmp_path))[1:] == [("residual", *row)]
+
+
+def test_the_best_system_is_the_one_that_ends_highest_under_its_own_recipe(tmp_path):
+    assert best_system(read_runs(tmp_path), "tiny") is None
+    keep(tmp_path, "residual", "own", [90.0, 81.0])
+    keep(tmp_path, "transition", "own", [70.0, 83.0])
+    keep(tmp_path, "transition", "own", [70.0, 82.0], seed=1)
+    keep(tmp_path, "experiment2", "fast", [99.0])
+    keep(tmp_path, "s7", "own", [99.0])
+    assert best_system(read_runs(tmp_path), "tiny") == ("transition", 82.5)
+    assert best_system(read_runs(tmp_path), "other pictures") is None
 
 
 def test_time_to_an_accuracy_is_that_of_the_first_epoch_there(tmp_path):

@@ -128,6 +128,20 @@ def fast_against_own(runs: Runs) -> list[tuple]:
     return rows
 
 
+def best_system(runs: Runs, data: str) -> tuple[str, float] | None:
+    """The most accurate of the five systems under its own recipe: its name and its mean last accuracy in percent.
+
+    Args:
+        data: the name of the data set; runs on any other do not count. None if there is no run on it.
+    """
+    accuracies = {
+        model: mean(found.accuracies)
+        for model in NUMBERS
+        if (found := measured(runs, model, "own")) and runs[model, "own"][0].record["data"]["name"] == data
+    }
+    return max(accuracies.items(), key=lambda pair: pair[1], default=None)
+
+
 def ours_against_theirs(runs: Runs, target: float = 85.0) -> list[tuple]:
     """A table: how soon S7Net under `fast` and the soonest of the five under their own recipes reach an accuracy.
 
