@@ -10,9 +10,9 @@ stop, the same command goes on where it was. Every figure is of the last epoch.
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
 from pathlib import Path
+from statistics import median
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -76,11 +76,13 @@ def times(runs: Repeats) -> str:
     seconds: dict[str, list[float]] = {}
     for record in runs.records:
         seconds.setdefault(record["hardware"], []).append(record["results"]["seconds"])
-    return "; ".join(
-        f"median {statistics.median(spent):.0f} s ({min(spent):.0f} to {max(spent):.0f}) on {hardware}"
-        + (f" (n = {len(spent)})" if len(seconds) > 1 else "")
-        for hardware, spent in seconds.items()
-    )
+    parts = []
+    for hardware, spent in seconds.items():
+        part = f"{spent[0]:.0f} s on {hardware}"
+        if len(spent) > 1:
+            part = f"median {median(spent):.0f} s ({min(spent):.0f} to {max(spent):.0f}) on {hardware}"
+        parts.append(part + (f" (n = {len(spent)})" if len(seconds) > 1 else ""))
+    return "; ".join(parts)
 
 
 def command_for(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> str:
