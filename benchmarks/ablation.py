@@ -19,12 +19,15 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from torch import nn
+
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from utils import RECIPES, InputError, Recipe, load_cifar10
+from utils import RECIPES, InputError, Recipe, build_model, load_cifar10
 from utils.errors import TrainingError, lookup
 from utils.files import write
+from utils.models.blocks import Residual
 from utils.repeat import Repeats, repeat
 from utils.tables import as_table
 
@@ -41,6 +44,7 @@ WITHOUT = {
     "cosine (falling straight instead)": {"schedule": "triangle"},
     "falling rate (constant instead)": {"schedule": "steps", "drops": ()},
 }
+RESIDUALS = "residual connections"  # the one ingredient of the network itself
 COLUMNS = ("without", "validation_accuracy", "deviation", "seeds", "cost", "standard_error", "time_ratio")
 SLOWER = 1.1  # times the seconds of the whole recipe: less than that is noise
 
@@ -53,6 +57,15 @@ def variants(recipe: Recipe) -> dict[str, Recipe]:
         if changed != recipe:
             found[name] = changed
     return found
+
+
+def without_residuals(model: nn.Module) -> nn.Module:
+    """The same network, whose residual blocks no longer add what went in to what comes out."""
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, Residual):
+                setattr(parent, name, nn.Sequential(*child))
+    return model
 
 
 def rows(results: dict[str, Repeats]) -> list[dict]:
@@ -104,11 +117,13 @@ def main(arguments: list[str] | None = None) -> int:
         recipe = replace(lookup(RECIPES, parsed.recipe, "recipe"), epochs=parsed.epochs)
         data = load_cifar10(parsed.data).hold_out(parsed.validation)
         results = {}
+        folder = parsed.runs / f"{parsed.model}-{parsed.recipe}-{parsed.epochs}"
         for name, variant in variants(recipe).items():
-            folder = (
-                parsed.runs / f"{parsed.model}-{parsed.recipe}-{parsed.epochs}" / name.split(" (")[0].replace(" ", "-")
-            )
-            results[name] = repeat(parsed.model, data, variant, parsed.seeds, folder)
+            kept = folder / name.split(" (")[0].replace(" ", "-")
+            results[name] = repeat(parsed.model, data, variant, parsed.seeds, kept)
+        if any(isinstance(module, Residual) for module in build_model(parsed.model).modules()):
+            kept = folder / RESIDUALS.replace(" ", "-")
+            results[RESIDUALS] = repeat(parsed.model, data, recipe, parsed.seeds, kept, change=without_residuals)
     except (InputError, TrainingError) as error:
         print(f"ablation.py: {error}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1

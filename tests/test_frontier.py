@@ -4,10 +4,12 @@ import csv
 from types import SimpleNamespace
 
 import pytest
+import torch
 from test_plots import texts
 
 from benchmarks import ablation, frontier, seeds
-from utils import plots
+from utils import build_model, plots
+from utils.models.blocks import Residual
 from utils.recipes import RECIPES, Recipe
 from utils.repeat import Repeats
 
@@ -57,6 +59,20 @@ def test_only_what_a_recipe_has_is_left_out():
     assert all(variant.epochs == 2 for variant in names.values())
 
 
+def test_without_residuals_nothing_is_added():
+    model = build_model("s7_max").eval()
+    images = torch.rand(2, 3, 32, 32)
+    parameters = [tensor.clone() for tensor in model.state_dict().values()]
+    block = model.c2[0]
+    x = torch.rand(2, 48, 16, 16)
+    with_it = block(x)
+    changed = ablation.without_residuals(model)
+    assert not any(isinstance(module, Residual) for module in changed.modules())
+    torch.testing.assert_close(changed.c2[0](x), with_it - x)
+    assert all(map(torch.equal, changed.state_dict().values(), parameters))
+    assert changed(images).shape == (2, 10)
+
+
 def test_the_ablation_looks_at_validation_images_and_goes_on(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(ablation, "ROOT", tmp_path)
     monkeypatch.setattr(ablation, "WITHOUT", {"flip": {"flip": 0.0}, "weight decay": {"weight_decay": 0.0}})
@@ -69,7 +85,8 @@ def test_the_ablation_looks_at_validation_images_and_goes_on(tmp_path, monkeypat
     assert "400 training images held out" in shown and "without" in shown
     with open(tmp_path / "benchmarks" / "results" / "ablation-tiny.csv", newline="") as lines:
         found = list(csv.DictReader(lines))
-    assert [row["without"] for row in found] == ["nothing", "flip", "weight decay"]
+    assert [row["without"] for row in found] == ["nothing", "flip", "weight decay", "residual connections"]
+    assert len({row["validation_accuracy"] for row in found}) > 1  # not one run, found four times
 
     monkeypatch.setattr("utils.trainer.Trainer.train", lambda *_: pytest.fail("it was trained again"))
     assert ablation.main(command) == 0

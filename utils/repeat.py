@@ -6,11 +6,12 @@ import csv
 import io
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from scipy import stats
+from torch import nn
 
 from utils.data import ImageData
 from utils.engine import fit
@@ -102,12 +103,22 @@ class Repeats:
 
 
 def repeat(
-    model_name: str, data: ImageData, recipe: Recipe, seeds: int, out: str | Path, device: str = "auto", **arguments
+    model_name: str,
+    data: ImageData,
+    recipe: Recipe,
+    seeds: int,
+    out: str | Path,
+    device: str = "auto",
+    change: Callable[[nn.Module], nn.Module] = lambda model: model,
+    **arguments,
 ) -> Repeats:
     """Trains the network of that name with seeds 0, 1, ... `seeds` - 1, each in a folder of its own under `out`.
 
-    `arguments` are those of the network's constructor, such as `width=0.5`. After a stop the same call goes on where it
-    was. `out/repeat.csv` has a line for each seed that is done.
+    After a stop the same call goes on where it was. `out/repeat.csv` has a line for each seed that is done.
+
+    Args:
+        change: of each network before it is trained.
+        arguments: of the network's constructor, such as `width=0.5`.
 
     Raises:
         InputError: the name is unknown, or a folder holds another run.
@@ -117,7 +128,7 @@ def repeat(
     for seed in range(seeds):
         folder = Path(out) / f"seed{seed}"
         fit(
-            build_model(model_name, seed=seed, classes=len(data.classes), **arguments),
+            change(build_model(model_name, seed=seed, classes=len(data.classes), **arguments)),
             data,
             recipe,
             seed=seed,
