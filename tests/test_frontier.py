@@ -9,6 +9,7 @@ from test_plots import texts
 
 from benchmarks import ablation, frontier, seeds
 from utils import build_model, plots
+from utils.comparison_figures import has_its_neighbour_below
 from utils.models.blocks import Residual
 from utils.recipes import RECIPES, Recipe
 from utils.repeat import Repeats
@@ -64,7 +65,7 @@ def test_without_residuals_nothing_is_added():
     images = torch.rand(2, 3, 32, 32)
     parameters = [tensor.clone() for tensor in model.state_dict().values()]
     block = model.c2[0]
-    x = torch.rand(2, 48, 16, 16)
+    x = torch.rand(2, 64, 16, 16)
     with_it = block(x)
     changed = ablation.without_residuals(model)
     assert not any(isinstance(module, Residual) for module in changed.modules())
@@ -103,7 +104,7 @@ def test_the_frontier_trains_every_width_and_says_how_often_it_looked(tmp_path, 
         found = {row["name"]: row for row in csv.DictReader(lines)}
     assert found["s7, width 0.25"]["parameters"] == "12006"
     assert found["s7, width 0.5"]["test_evaluations"] == "1"
-    assert found["s7_max, width 0.5"]["parameters"] == "50730"
+    assert found["s7_max, width 0.5"]["parameters"] == "51178"
     assert found["residual"]["parameters"] == "197472"
     assert found["cifar10-tiniest"]["data"] == "CIFAR-10, original"
     assert "1 a run, none chosen by" in capsys.readouterr().out
@@ -143,3 +144,17 @@ def test_the_picture_of_the_frontier_names_every_point():
     shown = texts(figure)
     assert all(word in shown for word in ("small", "large", "theirs", "somewhere, original pixels", "s7 under strong"))
     assert figure.axes[0].lines[0].get_xydata().tolist() == [[25_000, 84], [200_000, 88]]
+
+
+def test_a_name_is_on_the_side_where_its_neighbour_is_not():
+    def point(parameters, accuracy):
+        return SimpleNamespace(parameters=parameters, test_accuracy=accuracy)
+
+    points = [
+        point(180_000, 82.5),
+        point(198_000, 82.2),
+        point(198_000, 81.0),
+        point(50_000, 90.0),
+    ]
+    assert [has_its_neighbour_below(each, points) for each in points] == [True, False, False, False]
+    assert not has_its_neighbour_below(points[0], points[:1])

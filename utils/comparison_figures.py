@@ -116,6 +116,16 @@ class Measured(Protocol):
     how: str
 
 
+def has_its_neighbour_below(point: Measured, points: Sequence[Measured]) -> bool:
+    """Whether, of the points that a name beside this one could run into, the nearest is less accurate than it."""
+    above = [
+        other.test_accuracy - point.test_accuracy
+        for other in points
+        if other is not point and 2 / 3 < other.parameters / point.parameters < 3 / 2
+    ]
+    return min(above, key=abs, default=0) < 0
+
+
 def frontier(points: Sequence[Measured], origin: str) -> Figure:
     """Test accuracy against parameters (on a logarithmic axis), one colour for each way in which they were had."""
     figure = Figure(figsize=(7.6, 4.4), dpi=DPI, layout="constrained")
@@ -131,8 +141,9 @@ def frontier(points: Sequence[Measured], origin: str) -> Figure:
         line = "-" if " under " in label else ""  # a family: one network at several widths
         axis.errorbar(x, y, errors, fmt=f"o{line}", color=f"C{number}", markersize=5, linewidth=1.2, label=label)
         for point in members:
-            place = {"xytext": (5, -10), "textcoords": "offset points", "fontsize": 7}
-            axis.annotate(point.name, (point.parameters, point.test_accuracy), **place)
+            place, side = ((-4, 4), "right") if has_its_neighbour_below(point, points) else ((5, -10), "left")
+            at = (point.parameters, point.test_accuracy)
+            axis.annotate(point.name, at, xytext=place, textcoords="offset points", ha=side, fontsize=7)
     axis.axvline(200_000, color="grey", linewidth=0.7)
     axis.set(xscale="log", xlim=(20_000, 320_000), xlabel="parameters", ylabel="test accuracy, last epoch (%)")
     axis.margins(y=0.1)
