@@ -144,7 +144,7 @@ FAST = Recipe(
 
 # Meant for S7Max and less than half an hour on two CPU cores. What differs was chosen on validation images:
 # benchmarks/README.md.
-STRONG = replace(FAST, name="strong", epochs=60, target=88.0, muon_learning_rate=0.01, schedule="cosine", crop=2)
+STRONG = replace(FAST, name="strong", epochs=50, target=88.0, muon_learning_rate=0.01, schedule="cosine", crop=2)
 
 # What the five systems say of their training, run as they ran it: float32, image by image. Where they are silent, the
 # plainest choice that fits their logs, marked "ours".
