@@ -5,7 +5,8 @@
 On a validation part of the training images (5,000 of them, fixed by seed): the test images are not looked at. An
 ingredient pays if leaving it out costs at least two standard errors; or, if that costs nothing that can be told from
 chance, but at least a tenth more time, it pays in time. Times compare only between runs made side by side. Runs are
-kept under runs/ablation and resumed; writes benchmarks/results/ablation-RECIPE.csv.
+kept under runs/ablation and resumed; with `--runs benchmarks/results/ablation`, those whose records are in the
+repository are taken from there. Writes benchmarks/results/ablation-RECIPE.csv.
 """
 
 from __future__ import annotations

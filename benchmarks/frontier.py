@@ -6,7 +6,8 @@
 Each width is trained to the recipe's end; the five systems are those of benchmarks/results/systems, under their own
 recipes. Every figure is of the last epoch, so that nothing is chosen by the test images; the table says how often they
 were looked at. Runs are kept under runs/frontier, those at width 1 under runs/seeds with those of seeds.py, and
-resumed. Writes benchmarks/results/frontier-RECIPE.csv, and images/frontier.png for the recipe `strong`.
+resumed; with `--runs benchmarks/results`, those whose records are in the repository are taken from there. Writes
+benchmarks/results/frontier-RECIPE.csv, and images/frontier.png for the recipe `strong`.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@
     python benchmarks/seeds.py --recipe strong --seeds 3
 
 Those of S7Net under `fast` make the README's pictures as well. Runs are kept under runs/seeds and resumed: after a
-stop, the same command goes on where it was. Every figure is of the last epoch.
+stop, the same command goes on where it was. With `--runs benchmarks/results/seeds`, runs whose records are in the
+repository are taken from there. Every figure is of the last epoch.
 """
 
 from __future__ import annotations

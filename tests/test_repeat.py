@@ -1,9 +1,12 @@
 """Many seeds, and what follows from them."""
 
 import csv
+import json
+from dataclasses import replace
 
 import pytest
 
+from utils import InputError
 from utils.repeat import Repeats, repeat
 
 
@@ -67,7 +70,45 @@ def test_it_trains_every_seed_once_and_goes_on_after_a_stop(tiny, recipe, tmp_pa
         assert [row["seed"] for row in csv.DictReader(lines)] == ["0", "1"]
     before = (tmp_path / "seed0" / "history.csv").read_bytes()
     done = repeat("s7", tiny, recipe, 3, tmp_path)
-    assert trained == [0, 1, 2, 0, 1, 2]
+    assert trained == [0, 1, 2, 2]
     assert [record["seed"] for record in done.records] == [0, 1, 2]
     assert len({record["results"]["test_loss"] for record in done.records}) == 3  # three runs, not one thrice
     assert (tmp_path / "seed0" / "history.csv").read_bytes() == before
+
+
+def no_training(*_):
+    pytest.fail("it was trained again")
+
+
+def test_of_a_run_that_has_ended_its_record_is_enough(tiny, recipe, tmp_path, monkeypatch):
+    """What a repository keeps of a run: no checkpoint."""
+    first = repeat("s7", tiny, recipe, 1, tmp_path)
+    for file in (tmp_path / "seed0").iterdir():
+        if file.name != "run.json":
+            file.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr("utils.trainer.Trainer.train", no_training)
+        assert repeat("s7", tiny, recipe, 1, tmp_path).records == first.records
+
+    record = json.loads((tmp_path / "seed0" / "run.json").read_text())
+    record["results"]["epochs"] -= 1  # stopped before its end, and the checkpoint lost
+    (tmp_path / "seed0" / "run.json").write_text(json.dumps(record))
+    monkeypatch.setattr("utils.trainer.Trainer.train", no_training)
+    with pytest.raises(pytest.fail.Exception, match="trained again"):
+        repeat("s7", tiny, recipe, 1, tmp_path)
+
+
+def test_the_record_of_another_run_is_refused(tiny, recipe, tmp_path):
+    repeat("s7", tiny, recipe, 1, tmp_path)
+    path = tmp_path / "seed0" / "run.json"
+    kept = path.read_text()
+    with pytest.raises(InputError, match=r"seed0 belongs to a run with another recipe \(momentum: 0.9 then, 0.5 now\)"):
+        repeat("s7", tiny, replace(recipe, momentum=0.5), 1, tmp_path)
+    with pytest.raises(InputError, match="another model_arguments"):
+        repeat("s7", tiny, recipe, 1, tmp_path, width=0.5)
+    path.write_text(json.dumps(json.loads(kept) | {"parameters": 200_001}))  # the network was another then
+    with pytest.raises(InputError, match="another parameters \\(200001 then, "):
+        repeat("s7", tiny, recipe, 1, tmp_path)
+    path.write_text(kept[:100])
+    with pytest.raises(InputError, match="run.json: not the record of a run .*; remove it"):
+        repeat("s7", tiny, recipe, 1, tmp_path)

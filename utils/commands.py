@@ -26,7 +26,7 @@ from utils.errors import InputError, lookup
 from utils.evaluation import evaluate
 from utils.export import export_onnx
 from utils.files import runs_folder
-from utils.models import MODELS, build_model
+from utils.models import MODELS, build_model, parameter_count
 from utils.predict import load_picture, predict
 from utils.recipes import RECIPES
 from utils.repeat import repeat
@@ -168,7 +168,7 @@ def draw_command(arguments: argparse.Namespace) -> int:
 def models_command(arguments: argparse.Namespace) -> int:
     rows = [("model", "parameters", "what it is")]
     for name, network in MODELS.items():
-        parameters = sum(p.numel() for p in build_model(name).parameters())
+        parameters = parameter_count(build_model(name))
         rows.append((name, parameters, network.__doc__.splitlines()[0]))
     print(as_table(rows))
     return 0

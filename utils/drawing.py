@@ -18,7 +18,7 @@ from torch import nn
 from utils.boxes import Blocks, Node, by, columns, read, residual_edges
 from utils.errors import InputError
 from utils.files import write
-from utils.models import model_name
+from utils.models import model_name, parameter_count
 
 COLOURS = {  # fills; each is light enough for black text, and the page behind is white: good on dark pages too
     "convolution": "#dbe9f6",
@@ -65,7 +65,7 @@ def draw(model: nn.Module, input_shape: Sequence[int] = (3, 32, 32)) -> graphviz
     nodes = read(model, input_shape)
     blocks = columns(model, nodes)
     residual = residual_edges(nodes)
-    parameters = sum(p.numel() for p in model.parameters())
+    parameters = parameter_count(model)
     title = f"<b>{escape(name)}: {parameters:,} parameters</b>"
     notes = [f'<font color="{STRIDED}">bold frame: strided</font>'] if any(node.strided for node in nodes) else []
     notes += [f'<font color="{RESIDUAL}">dashed: residual</font>'] if residual else []

@@ -18,6 +18,7 @@ from utils.engine import fit
 from utils.files import write
 from utils.models import build_model
 from utils.recipes import Recipe
+from utils.runs import finished_record
 
 COLUMNS = ("seed", "test_accuracy", "test_loss", "best_test_accuracy", "seconds", "seconds_to_target")
 CONFIDENCE = 0.95
@@ -114,7 +115,8 @@ def repeat(
 ) -> Repeats:
     """Trains the network of that name with seeds 0, 1, ... `seeds` - 1, each in a folder of its own under `out`.
 
-    After a stop the same call goes on where it was. `out/repeat.csv` has a line for each seed that is done.
+    After a stop the same call goes on where it was; of a run that has ended, its run.json is enough. `out/repeat.csv`
+    has a line for each seed that is done.
 
     Args:
         change: of each network before it is trained.
@@ -127,15 +129,11 @@ def repeat(
     records = []
     for seed in range(seeds):
         folder = Path(out) / f"seed{seed}"
-        fit(
-            change(build_model(model_name, seed=seed, classes=len(data.classes), **arguments)),
-            data,
-            recipe,
-            seed=seed,
-            out=folder,
-            resume=True,
-            device=device,
-        )
-        records.append(json.loads((folder / "run.json").read_text(encoding="utf-8")))
+        model = change(build_model(model_name, seed=seed, classes=len(data.classes), **arguments))
+        record = finished_record(folder, model, recipe, data, seed)
+        if record is None:
+            fit(model, data, recipe, seed=seed, out=folder, resume=True, device=device)
+            record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        records.append(record)
         write(Path(out) / "repeat.csv", Repeats(records).to_csv().encode())
     return Repeats(records)

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import albumentations as A
 from filelock import FileLock, Timeout
+from torch import nn
 
 from utils.checkpoint import BEFORE, BEST, LAST, holds_run, newest_checkpoint, write_checkpoint
 from utils.data import ImageData
@@ -28,7 +29,7 @@ from utils.errors import InputError, TrainingError
 from utils.files import write
 from utils.history import history_csv
 from utils.interrupt import undisturbed
-from utils.models import default_arguments, model_arguments, model_name
+from utils.models import default_arguments, model_arguments, model_name, parameter_count
 from utils.recipes import Recipe
 
 PACKAGES = ("torch", "torchvision", "albumentations", "numpy")
@@ -115,14 +116,7 @@ class Run:
     @property
     def identity(self) -> dict:
         """What a resumed run must agree with."""
-        return {
-            "model": model_name(self.trainer.model),
-            "model_arguments": model_arguments(self.trainer.model),
-            "recipe": asdict(self.trainer.recipe),
-            "policy": None if self.policy is None else repr(self.policy),
-            "seed": self.seed,
-            "data": self.data.to_dict(),
-        }
+        return identity(self.trainer.model, self.trainer.recipe, self.data, self.seed, self.policy)
 
     def begin(self, resume: bool) -> None:
         """Opens an empty folder for a new run; or, to resume, puts the trainer where the folder's run was.
@@ -151,14 +145,7 @@ class Run:
 
     def resume(self) -> None:
         checkpoint, wrong = newest_checkpoint(self.folder)
-        then, now = with_defaults(checkpoint), self.identity
-        differing = [key for key in now if as_json(then.get(key)) != as_json(now[key])]
-        if differing:
-            what = "; ".join(difference(key, then.get(key), now[key]) for key in differing)
-            raise InputError(
-                f"{self.folder} belongs to a run with another {what}: name another folder, or give the same arguments "
-                "as then"
-            )
+        must_agree(self.folder, with_defaults(checkpoint), self.identity)
         try:
             self.trainer.model.load_state_dict(checkpoint["weights"])
             self.trainer.load_state_dict(checkpoint["trainer"])
@@ -273,7 +260,7 @@ class Run:
         history = self.history
         reached = [record["seconds"] for record in history if record["test_accuracy"] >= self.target]
         return self.identity | {
-            "parameters": sum(p.numel() for p in model.parameters()),
+            "parameters": parameter_count(model),
             "versions": {"python": platform.python_version()} | {name: package_version(name) for name in PACKAGES},
             "hardware": ", then ".join(self.hardware) or describe_hardware(self.trainer.device),
             "precision": self.trainer.precision,
@@ -289,6 +276,48 @@ class Run:
                 "seconds_to_target": reached[0] if reached else None,
             },
         }
+
+
+def identity(model: nn.Module, recipe: Recipe, data: ImageData, seed: int, policy: A.Compose | None = None) -> dict:
+    """What a run is: two with the same identity do the same."""
+    return {
+        "model": model_name(model),
+        "model_arguments": model_arguments(model),
+        "recipe": asdict(recipe),
+        "policy": None if policy is None else repr(policy),
+        "seed": seed,
+        "data": data.to_dict(),
+    }
+
+
+def finished_record(folder: Path, model: nn.Module, recipe: Recipe, data: ImageData, seed: int) -> dict | None:
+    """The run.json of a run that has come to its recipe's end; None if the folder has none. Needs no checkpoint.
+
+    Raises:
+        InputError: it is damaged, or of another run.
+    """
+    path = folder / "run.json"
+    if not path.exists():
+        return None
+    try:
+        record = with_defaults(json.loads(path.read_text(encoding="utf-8")))
+        finished = record["results"]["epochs"] >= record["recipe"]["epochs"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not the record of a run of this version ({error!r}); remove it") from error
+    if not finished:
+        return None
+    must_agree(folder, record, identity(model, recipe, data, seed) | {"parameters": parameter_count(model)})
+    return record
+
+
+def must_agree(folder: Path, then: dict, now: dict) -> None:
+    """Raises InputError unless a checkpoint or record, `then`, is of the run with the identity `now`."""
+    differing = [key for key in now if as_json(then.get(key)) != as_json(now[key])]
+    if differing:
+        what = "; ".join(difference(key, then.get(key), now[key]) for key in differing)
+        raise InputError(
+            f"{folder} belongs to a run with another {what}: name another folder, or give the same arguments as then"
+        )
 
 
 def new_folder(wish: str | Path) -> Path:

@@ -80,3 +80,7 @@ def model_name(model: nn.Module) -> str:
 
 def model_arguments(model: nn.Module) -> dict:
     return getattr(model, "built_as", (type(model).__name__, {}))[1]
+
+
+def parameter_count(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
