@@ -75,12 +75,17 @@ PUBLISHED = (
 
 
 def family_point(model: str, width: float, data: ImageData, recipe: Recipe, seeds: int, kept: Path) -> Point:
-    """Trains the network of that name at one width with seeds from 0 on, or finds it trained in the folder `kept`."""
+    """Trains the network of that name at one width with seeds from 0 on, unless the folder `kept` has them trained.
+
+    Args:
+        seeds: how many; if the folder has begun more of them, those too.
+    """
     if width == 1:
-        runs = repeat(model, data, recipe, seeds, kept / "seeds" / f"{model}-{recipe.name}")
+        folder, arguments = kept / "seeds" / f"{model}-{recipe.name}", {}
     else:
-        folder = kept / "frontier" / f"{model}-{width:g}-{recipe.name}"
-        runs = repeat(model, data, recipe, seeds, folder, width=width)
+        folder, arguments = kept / "frontier" / f"{model}-{width:g}-{recipe.name}", {"width": width}
+    seeds = max(seeds, len(list(folder.glob("seed*/run.json"))))
+    runs = repeat(model, data, recipe, seeds, folder, **arguments)
     first = runs.records[0]
     return Point(
         f"{model}, width {width:g}",
@@ -139,7 +144,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--models", nargs="+", default=MODELS, metavar="NAME", help="networks that take a width")
     parser.add_argument("--recipe", default="strong")
     parser.add_argument("--widths", type=float, nargs="+", default=WIDTHS)
-    parser.add_argument("--seeds", type=int, default=1, help="how many, from 0 on")
+    parser.add_argument("--seeds", type=int, default=1, help="how many, from 0 on; of a width with more, all count")
     parser.add_argument("--data", default="auto")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="where the runs are kept")
     parsed = parser.parse_args(arguments)

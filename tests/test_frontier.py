@@ -12,7 +12,7 @@ from utils import build_model, plots
 from utils.comparison_figures import has_its_neighbour_below
 from utils.models.blocks import Residual
 from utils.recipes import RECIPES, Recipe
-from utils.repeat import Repeats
+from utils.repeat import Repeats, repeat
 
 
 def of(*accuracies: float, seconds: float = 60) -> Repeats:
@@ -108,6 +108,14 @@ def test_the_frontier_trains_every_width_and_says_how_often_it_looked(tmp_path, 
     assert found["residual"]["parameters"] == "197472"
     assert found["cifar10-tiniest"]["data"] == "CIFAR-10, original"
     assert "1 a run, none chosen by" in capsys.readouterr().out
+
+
+def test_more_seeds_than_asked_for_count_where_there_are_more(tiny, tmp_path, monkeypatch):
+    recipe = Recipe("tiny", epochs=1, sides=(8,))
+    repeat("s7", tiny, recipe, 2, tmp_path / "frontier" / "s7-0.25-tiny", width=0.25)
+    monkeypatch.setattr("utils.trainer.Trainer.train", lambda *_: pytest.fail("it was trained again"))
+    point = frontier.family_point("s7", 0.25, tiny, recipe, 1, tmp_path)
+    assert point.seeds == 2 and point.deviation is not None
 
 
 def test_a_width_of_one_is_the_run_that_seeds_py_made(tmp_path, monkeypatch):
