@@ -3,11 +3,18 @@
 import csv
 import json
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from utils import InputError
+from utils import RECIPES, InputError, build_model
+from utils.models import parameter_count
 from utils.repeat import Repeats, repeat
+from utils.runs import identity
+
+RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
+KEPT = sorted(path for kind in ("seeds", "frontier") for path in RESULTS.glob(f"{kind}/*/seed*/run.json"))
 
 
 def runs(*accuracies: float) -> Repeats:
@@ -112,3 +119,16 @@ def test_the_record_of_another_run_is_refused(tiny, recipe, tmp_path):
     path.write_text(kept[:100])
     with pytest.raises(InputError, match="run.json: not the record of a run .*; remove it"):
         repeat("s7", tiny, recipe, 1, tmp_path)
+
+
+@pytest.mark.parametrize("path", KEPT, ids=lambda path: f"{path.parent.parent.name}-{path.parent.name}")
+def test_the_records_in_the_repository_are_of_its_networks_and_recipes(path):
+    """Who changes a network or a recipe has to measure again."""
+    record = json.loads(path.read_text())
+    model = build_model(record["model"], **record["model_arguments"])
+    recipe = RECIPES[record["recipe"]["name"]]
+    now = identity(model, recipe, SimpleNamespace(to_dict=lambda: record["data"]), record["seed"])
+    assert record["results"]["epochs"] == recipe.epochs
+    assert {key: record[key] for key in now} == json.loads(json.dumps(now))
+    assert record["parameters"] == parameter_count(model)
+    assert f"seed{record['seed']}" == path.parent.name
