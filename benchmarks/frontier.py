@@ -1,13 +1,14 @@
 """How accurate can so few parameters be? Our networks at several widths, beside the five systems and published points.
 
-    python benchmarks/frontier.py                          # recipe strong, one seed a width
-    python benchmarks/frontier.py --models s7 --recipe fast --seeds 3
+    python benchmarks/frontier.py                          # s7 under fast, s7_max under strong, one seed a width
+    python benchmarks/frontier.py --models s7 --recipe strong --widths 0.5 --seeds 3
 
 Each width is trained to the recipe's end; the five systems are those of benchmarks/results/systems, under their own
 recipes. Every figure is of the last epoch, so that nothing is chosen by the test images; the table says how often they
 were looked at. Runs are kept under runs/frontier, those at width 1 under runs/seeds with those of seeds.py, and
-resumed; with `--runs benchmarks/results`, those whose records are in the repository are taken from there. Writes
-benchmarks/results/frontier-RECIPE.csv, and images/frontier.png for the recipe `strong`.
+resumed; with `--runs benchmarks/results`, those of which the repository keeps the records, or at width 1 the table that
+seeds.py made, are taken from there. Writes benchmarks/results/frontier.csv and images/frontier.png; with models, widths
+or a recipe named, it prints only.
 """
 
 from __future__ import annotations
@@ -24,15 +25,16 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.systems import RESULTS as SYSTEM_RUNS
-from utils import RECIPES, ImageData, InputError, Recipe, load_cifar10
+from utils import RECIPES, ImageData, InputError, Recipe, build_model, load_cifar10
 from utils.errors import TrainingError, lookup
 from utils.files import write
 from utils.measured import read_runs
+from utils.models import parameter_count
 from utils.plots import frontier
 from utils.repeat import repeat
 from utils.tables import as_table
 
-MODELS = ("s7", "s7_max")
+MODELS = {"s7": "fast", "s7_max": "strong"}  # each with the recipe that it was made for
 WIDTHS = (0.375, 0.48, 0.75, 1.0)  # about 27,000, 47,000, 103,000 and 180,000 parameters
 COLUMNS = ("name", "parameters", "test_accuracy", "deviation", "seeds", "test_evaluations", "data", "how")
 
@@ -74,29 +76,37 @@ PUBLISHED = (
 )
 
 
+def measured_point(
+    name: str, parameters: int, accuracies: list[float], test_evaluations: int, data: str, how: str
+) -> Point:
+    """Of runs that differ in their seed alone: their test accuracies, in percent. The rest is as in `Point`."""
+    deviation = statistics.stdev(accuracies) if len(accuracies) > 1 else None
+    mean = statistics.mean(accuracies)
+    return Point(name, parameters, mean, deviation, len(accuracies), test_evaluations, data, how)
+
+
 def family_point(model: str, width: float, data: ImageData, recipe: Recipe, seeds: int, kept: Path) -> Point:
     """Trains the network of that name at one width with seeds from 0 on, unless the folder `kept` has them trained.
+
+    Of runs of width 1 the table that seeds.py made of them is enough.
 
     Args:
         seeds: how many; if the folder has begun more of them, those too.
     """
-    if width == 1:
-        folder, arguments = kept / "seeds" / f"{model}-{recipe.name}", {}
+    arguments = {} if width == 1 else {"width": width}
+    family = f"{model}-{recipe.name}" if width == 1 else f"{model}-{width:g}-{recipe.name}"
+    folder = kept / ("seeds" if width == 1 else "frontier") / family
+    table = kept / f"{family}.csv"
+    if width == 1 and table.exists() and not folder.exists():
+        with open(table, newline="", encoding="utf-8") as lines:
+            accuracies = [float(row["test_accuracy"]) for row in csv.DictReader(lines)]
+        parameters = parameter_count(build_model(model))
     else:
-        folder, arguments = kept / "frontier" / f"{model}-{width:g}-{recipe.name}", {"width": width}
-    seeds = max(seeds, len(list(folder.glob("seed*/run.json"))))
-    runs = repeat(model, data, recipe, seeds, folder, **arguments)
-    first = runs.records[0]
-    return Point(
-        f"{model}, width {width:g}",
-        first["parameters"],
-        runs.mean,
-        runs.deviation if seeds > 1 else None,
-        seeds,
-        first["results"]["test_evaluations"],
-        data.name,
-        f"{model} under {recipe.name}",
-    )
+        seeds = max(seeds, len(list(folder.glob("seed*/run.json"))))
+        runs = repeat(model, data, recipe, seeds, folder, **arguments)
+        accuracies, parameters = runs.accuracies, runs.records[0]["parameters"]
+    how = f"{model} under {recipe.name}"
+    return measured_point(f"{model}, width {width:g}", parameters, accuracies, recipe.epochs, data.name, how)
 
 
 def system_points() -> list[Point]:
@@ -104,19 +114,10 @@ def system_points() -> list[Point]:
     points = []
     for (model, kind), runs in read_runs(SYSTEM_RUNS).items():
         if kind == "own":
+            first = runs[0].record
             accuracies = [run.record["results"]["test_accuracy"] for run in runs]
-            points.append(
-                Point(
-                    model,
-                    runs[0].record["parameters"],
-                    statistics.mean(accuracies),
-                    statistics.stdev(accuracies) if len(runs) > 1 else None,
-                    len(runs),
-                    len(runs[0].history),
-                    runs[0].record["data"]["name"],
-                    "its own recipe",
-                )
-            )
+            looks, data = len(runs[0].history), first["data"]["name"]
+            points.append(measured_point(model, first["parameters"], accuracies, looks, data, "its own recipe"))
     return points
 
 
@@ -141,20 +142,24 @@ def as_csv(points: list[Point]) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=MODELS, metavar="NAME", help="networks that take a width")
-    parser.add_argument("--recipe", default="strong")
-    parser.add_argument("--widths", type=float, nargs="+", default=WIDTHS)
+    parser.add_argument("--models", nargs="+", metavar="NAME", help="networks that take a width (default: all)")
+    parser.add_argument("--recipe", help="for all of them (default: for each the one that it was made for)")
+    parser.add_argument("--widths", type=float, nargs="+", metavar="WIDTH", help=f"default: {WIDTHS}")
     parser.add_argument("--seeds", type=int, default=1, help="how many, from 0 on; of a width with more, all count")
     parser.add_argument("--data", default="auto")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="where the runs are kept")
     parsed = parser.parse_args(arguments)
+    chosen = (parsed.models, parsed.widths, parsed.recipe)
     try:
-        recipe = lookup(RECIPES, parsed.recipe, "recipe")
+        recipes = {
+            model: lookup(RECIPES, parsed.recipe or MODELS.get(model, "strong"), "recipe")
+            for model in parsed.models or MODELS
+        }
         data = load_cifar10(parsed.data)
         family = [
             family_point(model, width, data, recipe, parsed.seeds, parsed.runs)
-            for model in parsed.models
-            for width in parsed.widths
+            for model, recipe in recipes.items()
+            for width in parsed.widths or WIDTHS
         ]
     except (InputError, TrainingError) as error:
         print(f"frontier.py: {error}", file=sys.stderr)
@@ -163,8 +168,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     points = [*family, *system_points(), *PUBLISHED]
     print(as_table(rows(points)))
-    write(ROOT / "benchmarks" / "results" / f"frontier-{recipe.name}.csv", as_csv(points).encode())
-    if recipe.name == "strong":
+    if chosen == (None, None, None):
+        write(ROOT / "benchmarks" / "results" / "frontier.csv", as_csv(points).encode())
         frontier(points, data.origin).savefig(ROOT / "images" / "frontier.png")
     return 0
 

@@ -93,21 +93,52 @@ def test_the_ablation_looks_at_validation_images_and_goes_on(tmp_path, monkeypat
     assert ablation.main(command) == 0
 
 
-def test_the_frontier_trains_every_width_and_says_how_often_it_looked(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def tiny_recipe(tmp_path, monkeypatch):
+    """A recipe named "tiny", and a place of the results that is not the repository."""
     monkeypatch.setattr(frontier, "ROOT", tmp_path)
     monkeypatch.setitem(RECIPES, "tiny", Recipe("tiny", epochs=1, sides=(8,)))
     (tmp_path / "benchmarks" / "results").mkdir(parents=True)
-    command = ["--models", "s7", "s7_max", "--recipe", "tiny", "--widths", "0.25", "0.5"]
-    command += ["--data", "digits", "--runs", str(tmp_path / "runs")]
-    assert frontier.main(command) == 0
-    with open(tmp_path / "benchmarks" / "results" / "frontier-tiny.csv", newline="") as lines:
+    return RECIPES["tiny"]
+
+
+def results_of(tmp_path) -> list[str]:
+    return sorted(path.name for path in tmp_path.rglob("frontier*") if path.is_file())
+
+
+def test_the_frontier_trains_every_width_and_says_how_often_it_looked(tiny_recipe, tmp_path, monkeypatch, capsys):
+    (tmp_path / "images").mkdir()
+    monkeypatch.setattr(frontier, "MODELS", {"s7": "tiny", "s7_max": "other"})
+    monkeypatch.setitem(RECIPES, "other", Recipe("other", epochs=2, sides=(8,)))
+    monkeypatch.setattr(frontier, "WIDTHS", (0.25, 0.5))
+    assert frontier.main(["--data", "digits", "--runs", str(tmp_path / "runs")]) == 0
+    with open(tmp_path / "benchmarks" / "results" / "frontier.csv", newline="") as lines:
         found = {row["name"]: row for row in csv.DictReader(lines)}
     assert found["s7, width 0.25"]["parameters"] == "12006"
     assert found["s7, width 0.5"]["test_evaluations"] == "1"
     assert found["s7_max, width 0.5"]["parameters"] == "51178"
+    assert found["s7_max, width 0.5"]["how"] == "s7_max under other"
+    assert found["s7_max, width 0.5"]["test_evaluations"] == "2"
     assert found["residual"]["parameters"] == "197472"
     assert found["cifar10-tiniest"]["data"] == "CIFAR-10, original"
     assert "1 a run, none chosen by" in capsys.readouterr().out
+    assert results_of(tmp_path) == ["frontier.csv", "frontier.png"]
+
+
+def test_a_part_of_the_frontier_is_printed_and_overwrites_nothing(tiny_recipe, tmp_path, capsys):
+    command = ["--models", "s7", "--recipe", "tiny", "--widths", "0.25", "--data", "digits"]
+    assert frontier.main([*command, "--runs", str(tmp_path / "runs")]) == 0
+    assert "s7, width 0.25" in capsys.readouterr().out
+    assert results_of(tmp_path) == []
+
+
+def test_of_width_one_the_table_of_seeds_py_is_enough(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("utils.trainer.Trainer.train", lambda *_: pytest.fail("it was trained again"))
+    (tmp_path / "s7-tiny.csv").write_text("seed,test_accuracy\n0,80.0\n1,82.0\n")
+    point = frontier.family_point("s7", 1, tiny, Recipe("tiny", epochs=7), 1, tmp_path)
+    assert (point.test_accuracy, point.seeds, point.test_evaluations) == (81, 2, 7)
+    assert point.deviation == pytest.approx(2**0.5)
+    assert point.parameters == 172_026
 
 
 def test_more_seeds_than_asked_for_count_where_there_are_more(tiny, tmp_path, monkeypatch):
@@ -118,11 +149,8 @@ def test_more_seeds_than_asked_for_count_where_there_are_more(tiny, tmp_path, mo
     assert point.seeds == 2 and point.deviation is not None
 
 
-def test_a_width_of_one_is_the_run_that_seeds_py_made(tmp_path, monkeypatch):
+def test_a_width_of_one_is_the_run_that_seeds_py_made(tiny_recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(seeds, "ROOT", tmp_path)
-    monkeypatch.setattr(frontier, "ROOT", tmp_path)
-    monkeypatch.setitem(RECIPES, "tiny", Recipe("tiny", epochs=1, sides=(8,)))
-    (tmp_path / "benchmarks" / "results").mkdir(parents=True)
     (tmp_path / "README.md").touch()
     common = ["--recipe", "tiny", "--data", "digits", "--seeds", "1"]
     assert seeds.main([*common, "--runs", str(tmp_path / "runs" / "seeds")]) == 0
