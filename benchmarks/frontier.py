@@ -7,8 +7,8 @@ Each width is trained to the recipe's end; the five systems are those of benchma
 recipes. Every figure is of the last epoch, so that nothing is chosen by the test images; the table says how often they
 were looked at. Runs are kept under runs/frontier, those at width 1 under runs/seeds with those of seeds.py, and
 resumed; with `--runs benchmarks/results`, those of which the repository keeps the records, or at width 1 the table that
-seeds.py made, are taken from there. Writes benchmarks/results/frontier.csv and images/frontier.png; with models, widths
-or a recipe named, it prints only.
+seeds.py made, are taken from there. Writes benchmarks/results/frontier.csv, images/frontier.png and the README's table;
+with models, widths or a recipe named, it prints only.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.readme import markdown, put_into
 from benchmarks.systems import RESULTS as SYSTEM_RUNS
 from utils import RECIPES, ImageData, InputError, Recipe, build_model, load_cifar10
 from utils.errors import TrainingError, lookup
@@ -35,7 +36,7 @@ from utils.repeat import repeat
 from utils.tables import as_table
 
 MODELS = {"s7": "fast", "s7_max": "strong"}  # each with the recipe that it was made for
-WIDTHS = (0.375, 0.48, 0.75, 1.0)  # about 27,000, 47,000, 103,000 and 180,000 parameters
+WIDTHS = (0.375, 0.48, 0.75, 1.0)  # from about 25,000 to 188,000 parameters
 COLUMNS = ("name", "parameters", "test_accuracy", "deviation", "seeds", "test_evaluations", "data", "how")
 
 
@@ -171,6 +172,7 @@ def main(arguments: list[str] | None = None) -> int:
     if chosen == (None, None, None):
         write(ROOT / "benchmarks" / "results" / "frontier.csv", as_csv(points).encode())
         frontier(points, data.origin).savefig(ROOT / "images" / "frontier.png")
+        put_into(ROOT / "README.md", "frontier", markdown(rows(points)))
     return 0
 
 

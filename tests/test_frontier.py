@@ -108,6 +108,7 @@ def results_of(tmp_path) -> list[str]:
 
 def test_the_frontier_trains_every_width_and_says_how_often_it_looked(tiny_recipe, tmp_path, monkeypatch, capsys):
     (tmp_path / "images").mkdir()
+    (tmp_path / "README.md").write_text("<!-- results of frontier -->\nold\n<!-- end of results -->\n")
     monkeypatch.setattr(frontier, "MODELS", {"s7": "tiny", "s7_max": "other"})
     monkeypatch.setitem(RECIPES, "other", Recipe("other", epochs=2, sides=(8,)))
     monkeypatch.setattr(frontier, "WIDTHS", (0.25, 0.5))
@@ -123,6 +124,8 @@ def test_the_frontier_trains_every_width_and_says_how_often_it_looked(tiny_recip
     assert found["cifar10-tiniest"]["data"] == "CIFAR-10, original"
     assert "1 a run, none chosen by" in capsys.readouterr().out
     assert results_of(tmp_path) == ["frontier.csv", "frontier.png"]
+    readme = (tmp_path / "README.md").read_text()
+    assert "| s7, width 0.25 | 12,006 | " in readme and "old" not in readme
 
 
 def test_a_part_of_the_frontier_is_printed_and_overwrites_nothing(tiny_recipe, tmp_path, capsys):
