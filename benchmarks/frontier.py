@@ -2,6 +2,7 @@
 
     python benchmarks/frontier.py                          # s7 under fast, s7_max under strong, one seed a width
     python benchmarks/frontier.py --models s7 --recipe strong --widths 0.5 --seeds 3
+    python benchmarks/frontier.py --runs benchmarks/results --no-training    # what the repository has of it
 
 Each width is trained to the recipe's end; the five systems are those of benchmarks/results/systems, under their own
 recipes. Every figure is of the last epoch, so that nothing is chosen by the test images; the table says how often they
@@ -32,7 +33,7 @@ from utils.files import write
 from utils.measured import read_runs
 from utils.models import parameter_count
 from utils.plots import frontier
-from utils.repeat import repeat
+from utils.repeat import finished_seeds, repeat
 from utils.tables import as_table
 
 MODELS = {"s7": "fast", "s7_max": "strong"}  # each with the recipe that it was made for
@@ -86,13 +87,16 @@ def measured_point(
     return Point(name, parameters, mean, deviation, len(accuracies), test_evaluations, data, how)
 
 
-def family_point(model: str, width: float, data: ImageData, recipe: Recipe, seeds: int, kept: Path) -> Point:
+def family_point(
+    model: str, width: float, data: ImageData, recipe: Recipe, seeds: int, kept: Path, train: bool = True
+) -> Point | None:
     """Trains the network of that name at one width with seeds from 0 on, unless the folder `kept` has them trained.
 
     Of runs of width 1 the table that seeds.py made of them is enough.
 
     Args:
-        seeds: how many; if the folder has begun more of them, those too.
+        seeds: how many; if the folder has more of them, those too.
+        train: False: those that the folder has, no others; None if it has none.
     """
     arguments = {} if width == 1 else {"width": width}
     family = f"{model}-{recipe.name}" if width == 1 else f"{model}-{width:g}-{recipe.name}"
@@ -103,7 +107,10 @@ def family_point(model: str, width: float, data: ImageData, recipe: Recipe, seed
             accuracies = [float(row["test_accuracy"]) for row in csv.DictReader(lines)]
         parameters = parameter_count(build_model(model))
     else:
-        seeds = max(seeds, len(list(folder.glob("seed*/run.json"))))
+        finished = finished_seeds(model, data, recipe, folder, **arguments)
+        seeds = max(seeds, finished) if train else finished
+        if seeds == 0:
+            return None
         runs = repeat(model, data, recipe, seeds, folder, **arguments)
         accuracies, parameters = runs.accuracies, runs.records[0]["parameters"]
     how = f"{model} under {recipe.name}"
@@ -147,6 +154,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--recipe", help="for all of them (default: for each the one that it was made for)")
     parser.add_argument("--widths", type=float, nargs="+", metavar="WIDTH", help=f"default: {WIDTHS}")
     parser.add_argument("--seeds", type=int, default=1, help="how many, from 0 on; of a width with more, all count")
+    parser.add_argument("--no-training", action="store_true", help="only what has been trained before")
     parser.add_argument("--data", default="auto")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="where the runs are kept")
     parsed = parser.parse_args(arguments)
@@ -158,7 +166,7 @@ def main(arguments: list[str] | None = None) -> int:
         }
         data = load_cifar10(parsed.data)
         family = [
-            family_point(model, width, data, recipe, parsed.seeds, parsed.runs)
+            family_point(model, width, data, recipe, parsed.seeds, parsed.runs, not parsed.no_training)
             for model, recipe in recipes.items()
             for width in parsed.widths or WIDTHS
         ]
@@ -167,7 +175,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2 if isinstance(error, InputError) else 1
     except KeyboardInterrupt:
         return 130
-    points = [*family, *system_points(), *PUBLISHED]
+    points = [*filter(None, family), *system_points(), *PUBLISHED]
     print(as_table(rows(points)))
     if chosen == (None, None, None):
         write(ROOT / "benchmarks" / "results" / "frontier.csv", as_csv(points).encode())

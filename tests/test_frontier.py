@@ -135,6 +135,20 @@ def test_a_part_of_the_frontier_is_printed_and_overwrites_nothing(tiny_recipe, t
     assert results_of(tmp_path) == []
 
 
+def test_without_training_there_is_what_was_trained(tiny_recipe, tiny, tmp_path, monkeypatch, capsys):
+    """A run that is on its way counts as little as one that was never begun."""
+    for width in (0.25, 0.5):
+        repeat("s7", tiny, tiny_recipe, 1, tmp_path / "frontier" / f"s7-{width:g}-tiny", width=width)
+    path = tmp_path / "frontier" / "s7-0.5-tiny" / "seed0" / "run.json"
+    path.write_text(path.read_text().replace('"epochs": 1,\n    "test_accuracy"', '"epochs": 0,\n    "test_accuracy"'))
+    monkeypatch.setattr("utils.trainer.Trainer.train", lambda *_: pytest.fail("it was trained again"))
+    monkeypatch.setattr(frontier, "load_cifar10", lambda _: tiny)
+    command = ["--models", "s7", "--recipe", "tiny", "--widths", "0.25", "0.5", "1", "--seeds", "2", "--no-training"]
+    assert frontier.main([*command, "--runs", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "s7, width 0.25" in shown and "s7, width 0.5" not in shown and "s7, width 1" not in shown
+
+
 def test_of_width_one_the_table_of_seeds_py_is_enough(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr("utils.trainer.Trainer.train", lambda *_: pytest.fail("it was trained again"))
     (tmp_path / "s7-tiny.csv").write_text("seed,test_accuracy\n0,80.0\n1,82.0\n")

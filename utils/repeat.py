@@ -8,6 +8,7 @@ import json
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from scipy import stats
@@ -137,3 +138,17 @@ def repeat(
         records.append(record)
         write(Path(out) / "repeat.csv", Repeats(records).to_csv().encode())
     return Repeats(records)
+
+
+def finished_seeds(model_name: str, data: ImageData, recipe: Recipe, out: str | Path, **arguments) -> int:
+    """How many seeds, from 0 on, `repeat` would find trained to the recipe's end.
+
+    Raises:
+        InputError: the name is unknown, or a folder holds another run.
+    """
+
+    def record(seed: int) -> dict | None:
+        model = build_model(model_name, seed=seed, classes=len(data.classes), **arguments)
+        return finished_record(Path(out) / f"seed{seed}", model, recipe, data, seed)
+
+    return next(seed for seed in count() if record(seed) is None)
