@@ -122,10 +122,10 @@ def system_points() -> list[Point]:
     points = []
     for (model, kind), runs in read_runs(SYSTEM_RUNS).items():
         if kind == "own":
-            first = runs[0].record
+            first, looks = runs[0].record, len(runs[0].history)
             accuracies = [run.record["results"]["test_accuracy"] for run in runs]
-            looks, data = len(runs[0].history), first["data"]["name"]
-            points.append(measured_point(model, first["parameters"], accuracies, looks, data, "its own recipe"))
+            how = "the system's own recipe"
+            points.append(measured_point(model, first["parameters"], accuracies, looks, first["data"]["name"], how))
     return points
 
 

@@ -145,7 +145,7 @@ def frontier(points: Sequence[Measured], origin: str) -> Figure:
             at = (point.parameters, point.test_accuracy)
             axis.annotate(point.name, at, xytext=place, textcoords="offset points", ha=side, fontsize=7)
     axis.axvline(200_000, color="grey", linewidth=0.7)
-    axis.set(xscale="log", xlim=(20_000, 320_000), xlabel="parameters", ylabel="test accuracy, last epoch (%)")
+    axis.set(xscale="log", xlim=(16_000, 320_000), xlabel="parameters", ylabel="test accuracy, last epoch (%)")
     axis.margins(y=0.1)
     axis.set_xticks([25_000, 50_000, 100_000, 200_000], ["25,000", "50,000", "100,000", "200,000"])
     axis.minorticks_off()
