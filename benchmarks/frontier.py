@@ -19,7 +19,7 @@ import csv
 import io
 import statistics
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -32,8 +32,10 @@ from utils.errors import TrainingError, lookup
 from utils.files import write
 from utils.measured import read_runs
 from utils.models import parameter_count
+from utils.models.pretrained import shipped
 from utils.plots import frontier
 from utils.repeat import finished_seeds, repeat
+from utils.runs import must_agree, with_defaults
 from utils.tables import as_table
 
 MODELS = {"s7": "fast", "s7_max": "strong"}  # each with the recipe that it was made for
@@ -92,17 +94,22 @@ def family_point(
 ) -> Point | None:
     """Trains the network of that name at one width with seeds from 0 on, unless the folder `kept` has them trained.
 
-    Of runs of width 1 the table that seeds.py made of them is enough.
+    Of runs of width 1 the table that seeds.py made of them is enough, if the weights of one of them ship: their record
+    says of which recipe and data the table is.
 
     Args:
         seeds: how many; if the folder has more of them, those too.
         train: False: those that the folder has, no others; None if it has none.
+
+    Raises:
+        InputError: what the folder has is of another network, recipe or data.
     """
     arguments = {} if width == 1 else {"width": width}
     family = f"{model}-{recipe.name}" if width == 1 else f"{model}-{width:g}-{recipe.name}"
     folder = kept / ("seeds" if width == 1 else "frontier") / family
     table = kept / f"{family}.csv"
-    if width == 1 and table.exists() and not folder.exists():
+    if width == 1 and table.exists() and not folder.exists() and family in shipped():
+        must_agree(table, with_defaults(shipped()[family]), {"recipe": asdict(recipe), "data": data.to_dict()})
         with open(table, newline="", encoding="utf-8") as lines:
             accuracies = [float(row["test_accuracy"]) for row in csv.DictReader(lines)]
         parameters = parameter_count(build_model(model))

@@ -1,6 +1,7 @@
 """What frontier.py and ablation.py make of runs; not how good those are."""
 
 import csv
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from test_plots import texts
 
 from benchmarks import ablation, frontier, seeds
-from utils import build_model, plots
+from utils import InputError, build_model, plots
 from utils.comparison_figures import has_its_neighbour_below
 from utils.models.blocks import Residual
 from utils.recipes import RECIPES, Recipe
@@ -149,13 +150,20 @@ def test_without_training_there_is_what_was_trained(tiny_recipe, tiny, tmp_path,
     assert "s7, width 0.25" in shown and "s7, width 0.5" not in shown and "s7, width 1" not in shown
 
 
-def test_of_width_one_the_table_of_seeds_py_is_enough(tiny, tmp_path, monkeypatch):
+def test_of_width_one_the_table_of_seeds_py_is_enough_if_it_is_of_this_recipe_and_data(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr("utils.trainer.Trainer.train", lambda *_: pytest.fail("it was trained again"))
     (tmp_path / "s7-tiny.csv").write_text("seed,test_accuracy\n0,80.0\n1,82.0\n")
-    point = frontier.family_point("s7", 1, tiny, Recipe("tiny", epochs=7), 1, tmp_path)
+    recipe = Recipe("tiny", epochs=7)
+    record = {"model": "s7", "model_arguments": {}, "recipe": asdict(recipe), "data": tiny.to_dict()}
+    monkeypatch.setattr(frontier, "shipped", lambda: {"s7-tiny": record})
+    point = frontier.family_point("s7", 1, tiny, recipe, 1, tmp_path)
     assert (point.test_accuracy, point.seeds, point.test_evaluations) == (81, 2, 7)
     assert point.deviation == pytest.approx(2**0.5)
     assert point.parameters == 172_026
+    for other in ({"recipe": asdict(replace(recipe, epochs=8))}, {"data": {"name": "CIFAR-10"}}):
+        monkeypatch.setattr(frontier, "shipped", lambda other=other: {"s7-tiny": record | other})
+        with pytest.raises(InputError, match=next(iter(other))):
+            frontier.family_point("s7", 1, tiny, recipe, 1, tmp_path)
 
 
 def test_more_seeds_than_asked_for_count_where_there_are_more(tiny, tmp_path, monkeypatch):
