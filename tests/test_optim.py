@@ -59,6 +59,23 @@ def test_momentum_remembers_earlier_gradients():
     assert not torch.equal(weight, after_one)
 
 
+def test_the_momentum_of_a_channel_that_stopped_answering_ends_at_zero():
+    """Its gradient is zero. On the way to zero there are denormal numbers, for which some CPUs are very slow."""
+    weight = kernel()
+    optimizer = Muon([weight], lr=0.1, momentum=0.9, weight_decay=0)
+    weight.grad = kernel(seed=1).detach()
+    optimizer.step()
+    weight.grad = weight.grad.clone()
+    weight.grad[2] = 0
+    smallest = 1.0
+    for _ in range(400):  # 0.9 ** 400 is 5e-19
+        optimizer.step()
+        momentum = optimizer.state[weight]["momentum"]
+        smallest = min(smallest, momentum[momentum != 0].abs().min().item())
+    assert torch.equal(momentum[2], torch.zeros_like(momentum[2]))
+    assert smallest**2 > torch.finfo(torch.float32).tiny  # nor are products of what was left of it denormal
+
+
 def test_a_kernel_taller_than_wide_takes_a_longer_step():
     tall = nn.Parameter(torch.zeros(36, 4, 1, 1))
     tall.grad = torch.randn(36, 4, 1, 1, generator=torch.Generator().manual_seed(0))

@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+# The momentum of a channel that has stopped answering, whose gradient is zero, dwindles for ever. Products of numbers so
+# small are denormal, and some CPUs take a hundred times as long for them: what is below this counts as zero.
+SMALLEST = 1e-15
 
 
 class Muon(torch.optim.Optimizer):
@@ -35,6 +40,7 @@ class Muon(torch.optim.Optimizer):
                 if not state:
                     state["momentum"] = torch.zeros_like(kernel)
                 momentum = state["momentum"].lerp_(kernel.grad, 1 - group["momentum"])
+                momentum = state["momentum"] = F.hardshrink(momentum, SMALLEST)
                 update = orthogonalize(kernel.grad.lerp(momentum, group["momentum"]).flatten(1))
                 rows, columns = update.shape
                 kernel.mul_(1 - group["lr"] * group["weight_decay"])
