@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 # The momentum of a channel that has stopped answering, whose gradient is zero, dwindles for ever. Products of numbers
-# so small are denormal, and some CPUs take a hundred times as long for them: what is below this counts as zero.
+# so small are denormal, and some CPUs are many times slower with them: what is below this counts as zero.
 SMALLEST = 1e-15
 
 
