@@ -1,6 +1,8 @@
 """What frontier.py and ablation.py make of runs; not how good those are."""
 
 import csv
+import json
+import shutil
 from dataclasses import asdict, replace
 from types import SimpleNamespace
 
@@ -47,9 +49,23 @@ def test_what_costs_no_accuracy_pays_in_time(without, seconds, verdict):
     assert ablation.verdict(rows[1]) == verdict
 
 
+def test_each_variant_counts_its_own_seeds():
+    """Deviations 1.41 of two seeds, 1 of three: a standard error of sqrt(2 / 2 + 1 / 3)."""
+    _, row = ablation.rows({"nothing": of(80, 82), "a": of(70, 71, 72)})
+    assert row["seeds"] == 3
+    assert row["standard_error"] == pytest.approx(1.155, abs=1e-3)
+
+
+def test_what_the_assignment_asks_for_stays_even_if_it_does_not_pay():
+    results = {"nothing": of(80, 81), "coarse dropout": of(82, 83), "random crop": of(82, 83), "flip": of(60, 61)}
+    verdicts = [ablation.verdict(row) for row in ablation.rows(results)]
+    assert verdicts == ["-", "does not pay; the assignment asks for it", "does not pay", "pays"]
+
+
 def test_one_seed_is_no_verdict():
     _, row = ablation.rows({"nothing": of(80), "a": of(70)})
     assert ablation.verdict(row) == "one seed says nothing"
+    assert "nan" not in ablation.cells([row])[1][1]
 
 
 def test_only_what_a_recipe_has_is_left_out():
@@ -80,18 +96,32 @@ def test_the_ablation_looks_at_validation_images_and_goes_on(tmp_path, monkeypat
     monkeypatch.setattr(ablation, "WITHOUT", {"flip": {"flip": 0.0}, "weight decay": {"weight_decay": 0.0}})
     monkeypatch.setitem(RECIPES, "tiny", Recipe("tiny", epochs=9, sides=(8,), weight_decay=1e-3))
     (tmp_path / "benchmarks" / "results").mkdir(parents=True)
-    command = ["--recipe", "tiny", "--epochs", "1", "--seeds", "1", "--data", "digits", "--validation", "400"]
-    command += ["--runs", str(tmp_path / "runs")]
+    readme = tmp_path / "benchmarks" / "README.md"
+    readme.write_text("before\n<!-- results of ablation-s7-0.25-tiny-1 -->\nold\n<!-- end of results -->\nafter\n")
+    command = ["--model", "s7", "--width", "0.25", "--recipe", "tiny", "--epochs", "1", "--seeds", "1"]
+    command += ["--data", "digits", "--validation", "400", "--runs", str(tmp_path / "runs")]
+    assert ablation.main([*command, "--no-training"]) == 2
+    assert "no finished run of the whole recipe" in capsys.readouterr().err
     assert ablation.main(command) == 0
     shown = capsys.readouterr().out
     assert "400 training images held out" in shown and "without" in shown
-    with open(tmp_path / "benchmarks" / "results" / "ablation-tiny.csv", newline="") as lines:
+    assert (
+        readme.read_text().startswith("before") and "| flip |" in readme.read_text() and "old" not in readme.read_text()
+    )
+    with open(tmp_path / "benchmarks" / "results" / "ablation-s7-0.25-tiny-1.csv", newline="") as lines:
         found = list(csv.DictReader(lines))
     assert [row["without"] for row in found] == ["nothing", "flip", "weight decay", "residual connections"]
+    record = json.loads((tmp_path / "runs" / "s7-0.25-tiny-1" / "flip" / "seed0" / "run.json").read_text())
+    assert record["model_arguments"]["width"] == 0.25 and record["recipe"]["flip"] == 0
     assert found[-1]["validation_accuracy"] != found[0]["validation_accuracy"]  # another network was trained
 
     monkeypatch.setattr("utils.trainer.Trainer.train", lambda *_: pytest.fail("it was trained again"))
     assert ablation.main(command) == 0
+    shutil.rmtree(tmp_path / "runs" / "s7-0.25-tiny-1" / "flip")
+    capsys.readouterr()
+    assert ablation.main([*command, "--seeds", "9", "--no-training"]) == 0  # one of the nine is there
+    shown = capsys.readouterr().out
+    assert "weight decay" in shown and "flip" not in shown
 
 
 @pytest.fixture

@@ -104,6 +104,10 @@ class Repeats:
         )
 
 
+def unchanged(model: nn.Module) -> nn.Module:
+    return model
+
+
 def repeat(
     model_name: str,
     data: ImageData,
@@ -111,7 +115,7 @@ def repeat(
     seeds: int,
     out: str | Path,
     device: str = "auto",
-    change: Callable[[nn.Module], nn.Module] = lambda model: model,
+    change: Callable[[nn.Module], nn.Module] = unchanged,
     **arguments,
 ) -> Repeats:
     """Trains the network of that name with seeds 0, 1, ... `seeds` - 1, each in a folder of its own under `out`.
@@ -140,15 +144,22 @@ def repeat(
     return Repeats(records)
 
 
-def finished_seeds(model_name: str, data: ImageData, recipe: Recipe, out: str | Path, **arguments) -> int:
-    """How many seeds, from 0 on, `repeat` would find trained to the recipe's end.
+def finished_seeds(
+    model_name: str,
+    data: ImageData,
+    recipe: Recipe,
+    out: str | Path,
+    change: Callable[[nn.Module], nn.Module] = unchanged,
+    **arguments,
+) -> int:
+    """How many seeds, from 0 on, `repeat` would find trained to the recipe's end. The arguments are those of `repeat`.
 
     Raises:
         InputError: the name is unknown, or a folder holds another run.
     """
 
     def record(seed: int) -> dict | None:
-        model = build_model(model_name, seed=seed, classes=len(data.classes), **arguments)
+        model = change(build_model(model_name, seed=seed, classes=len(data.classes), **arguments))
         return finished_record(Path(out) / f"seed{seed}", model, recipe, data, seed)
 
     return next(seed for seed in count() if record(seed) is None)
