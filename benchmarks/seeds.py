@@ -65,7 +65,7 @@ def as_markdown(runs: Repeats, command: str, csv_path: str, best: tuple[str, flo
             f"| looks at the test images | {first['results']['test_evaluations']} a run, after every epoch; "
             "no epoch was chosen by them |",
             f"| parameters | {first['parameters']:,} |",
-            f"| precision, versions | {first['precision']}; Python {versions['python']}, torch {versions['torch']}, "
+            f"| precision, versions | {precisions(runs)}; Python {versions['python']}, torch {versions['torch']}, "
             f"albumentations {versions['albumentations']} |",
             f"| command, every run | `{command}`, [{csv_path}]({csv_path}) |",
         ]
@@ -84,6 +84,14 @@ def times(runs: Repeats) -> str:
             part = f"median {median(spent):.0f} s ({min(spent):.0f} to {max(spent):.0f}) on {hardware}"
         parts.append(part + (f" (n = {len(spent)})" if len(seconds) > 1 else ""))
     return "; ".join(parts)
+
+
+def precisions(runs: Repeats) -> str:
+    """The precision of all runs; if there are several, which hardware had which."""
+    found = dict.fromkeys((record["precision"], record["hardware"]) for record in runs.records)
+    if len({precision for precision, _ in found}) == 1:
+        return runs.records[0]["precision"]
+    return ", ".join(f"{precision} on {hardware}" for precision, hardware in found)
 
 
 def command_for(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> str:

@@ -71,6 +71,16 @@ def test_the_time_of_a_run_is_told_for_each_kind_of_hardware():
     assert seeds.times(mixed).endswith("on two threads (n = 3); 560 s on one thread (n = 1)")
 
 
+def test_several_precisions_are_each_said_with_their_hardware():
+    def record(hardware, precision):
+        return {"hardware": hardware, "precision": precision}
+
+    alike = [record("two threads", "bf16"), record("one thread", "bf16")]
+    assert seeds.precisions(Repeats(alike)) == "bf16"
+    mixed = [*alike, record("old", "fp32"), record("old", "fp32")]
+    assert seeds.precisions(Repeats(mixed)) == "bf16 on two threads, bf16 on one thread, fp32 on old"
+
+
 def test_a_table_goes_where_the_readme_has_room_for_it(tmp_path):
     readme = tmp_path / "README.md"
     text = "a\n<!-- results of s7-fast -->\nold\n<!-- end of results -->\nb\n"
