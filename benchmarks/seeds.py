@@ -91,7 +91,7 @@ def precisions(runs: Repeats) -> str:
     found = dict.fromkeys((record["precision"], record["hardware"]) for record in runs.records)
     if len({precision for precision, _ in found}) == 1:
         return runs.records[0]["precision"]
-    return ", ".join(f"{precision} on {hardware}" for precision, hardware in found)
+    return " and ".join(f"{precision} on {hardware}" for precision, hardware in found)
 
 
 def command_for(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> str:

@@ -78,7 +78,7 @@ def test_several_precisions_are_each_said_with_their_hardware():
     alike = [record("two threads", "bf16"), record("one thread", "bf16")]
     assert seeds.precisions(Repeats(alike)) == "bf16"
     mixed = [*alike, record("old", "fp32"), record("old", "fp32")]
-    assert seeds.precisions(Repeats(mixed)) == "bf16 on two threads, bf16 on one thread, fp32 on old"
+    assert seeds.precisions(Repeats(mixed)) == "bf16 on two threads and bf16 on one thread and fp32 on old"
 
 
 def test_a_table_goes_where_the_readme_has_room_for_it(tmp_path):
