@@ -125,8 +125,10 @@ def cells(table: list[dict]) -> list[tuple]:
     for row in table:
         spread = "" if math.isnan(row["deviation"]) else f" ± {row['deviation']:.2f}"
         accuracy = f"{row['validation_accuracy']:.2f}{spread}"
-        cost, error, time = f"{row['cost']:+.2f}", f"{row['standard_error']:.2f}", f"x {row['time_ratio']:.2f}"
-        shown.append((row["without"], accuracy, row["seeds"], cost, error, time, verdict(row)))
+        compared = f"{row['cost']:+.2f}", f"{row['standard_error']:.2f}", f"x {row['time_ratio']:.2f}"
+        if row["without"] == "nothing":
+            compared = "-", "-", "x 1"
+        shown.append((row["without"], accuracy, row["seeds"], *compared, verdict(row)))
     return shown
 
 

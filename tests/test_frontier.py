@@ -30,6 +30,7 @@ def test_an_ingredient_pays_if_leaving_it_out_costs_two_standard_errors():
         name: of(*(mean + s / deviation for s in spread)) for name, mean in (("nothing", 80), ("a", 78), ("b", 79))
     }
     nothing, a, b = ablation.rows(results)
+    assert [cells[3:5] for cells in ablation.cells([nothing, a])[1:]] == [("-", "-"), ("+2.00", "0.71")]
     assert (a["cost"], b["cost"]) == (2, 1)
     assert a["standard_error"] == pytest.approx(0.707, abs=1e-3)
     assert [ablation.verdict(row) for row in (nothing, a, b)] == ["-", "pays", "does not pay"]
