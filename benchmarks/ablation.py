@@ -29,7 +29,7 @@ from torch import nn
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.readme import markdown, put_into
+from benchmarks.readme import markdown, of_data, put_into
 from utils import RECIPES, InputError, Recipe, build_model, load_cifar10
 from utils.errors import TrainingError, lookup
 from utils.files import write
@@ -81,6 +81,8 @@ def without_residuals(model: nn.Module) -> nn.Module:
         for name, child in parent.named_children():
             if isinstance(child, Residual):
                 setattr(parent, name, nn.Sequential(*child))
+    name, arguments = model.built_as
+    model.built_as = (f"{name} without residuals", arguments)  # or its checkpoints would be read as the whole network's
     return model
 
 
@@ -146,11 +148,13 @@ def main(arguments: list[str] | None = None) -> int:
     parsed = parser.parse_args(arguments)
     try:
         recipe = replace(lookup(RECIPES, parsed.recipe, "recipe"), epochs=parsed.epochs)
-        data = load_cifar10(parsed.data).hold_out(parsed.validation)
+        whole = load_cifar10(parsed.data)
+        data = whole.hold_out(parsed.validation)
         width = {} if parsed.width is None else {"width": parsed.width}
         network = "-".join([parsed.model, *(f"{value:g}" for value in width.values())])
         title = f"{network}-{parsed.recipe}-{parsed.epochs}"
         folder = parsed.runs / title
+        title += of_data(whole)
 
         def runs_of(name: str, variant: Recipe, change: Callable = unchanged) -> Repeats | None:
             run = (parsed.model, data, variant)

@@ -25,7 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.readme import markdown, put_into
+from benchmarks.readme import markdown, of_data, put_into
 from benchmarks.systems import RESULTS as SYSTEM_RUNS
 from utils import RECIPES, ImageData, InputError, Recipe, build_model, load_cifar10
 from utils.errors import TrainingError, lookup
@@ -141,7 +141,9 @@ def rows(points: list[Point]) -> list[tuple]:
     table = [("network", "parameters", "test accuracy", "seeds", "looks at the test images", "data", "how")]
     for point in sorted(points, key=lambda point: point.parameters):
         spread = "" if point.deviation is None else f" ± {point.deviation:.2f}"
-        looks = "not said" if point.test_evaluations is None else f"{point.test_evaluations} a run, none chosen by"
+        looks = "not said"
+        if point.test_evaluations is not None:
+            looks = f"{point.test_evaluations} per run, no epoch chosen by them"
         accuracy = f"{point.test_accuracy:.2f}{spread}"
         table.append((point.name, f"{point.parameters:,}", accuracy, point.seeds, looks, point.data, point.how))
     return table
@@ -185,9 +187,10 @@ def main(arguments: list[str] | None = None) -> int:
     points = [*filter(None, family), *system_points(), *PUBLISHED]
     print(as_table(rows(points)))
     if chosen == (None, None, None):
-        write(ROOT / "benchmarks" / "results" / "frontier.csv", as_csv(points).encode())
-        frontier(points, data.origin).savefig(ROOT / "images" / "frontier.png")
-        put_into(ROOT / "README.md", "frontier", markdown(rows(points)))
+        name = f"frontier{of_data(data)}"
+        write(ROOT / "benchmarks" / "results" / f"{name}.csv", as_csv(points).encode())
+        frontier(points, data.origin).savefig(ROOT / "images" / f"{name}.png")
+        put_into(ROOT / "README.md", name, markdown(rows(points)))
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from utils.data import ImageData
 from utils.files import write
 
 BEGIN, END = "<!-- results of {} -->", "<!-- end of results -->"
@@ -16,6 +17,11 @@ def put_into(readme: Path, name: str, text: str) -> None:
     _, end, after = rest.partition(END)
     if end:
         write(readme, f"{before}{begin}\n{text}\n{end}{after}".encode())
+
+
+def of_data(data: ImageData) -> str:
+    """What is added to the names of results, so that those of other pictures do not take CIFAR-10's place."""
+    return "" if data.is_cifar10 else "-other-data"
 
 
 def markdown(rows: Sequence[tuple]) -> str:

@@ -18,9 +18,10 @@ from statistics import median
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.readme import put_into
+from benchmarks.readme import of_data, put_into
 from benchmarks.systems import RESULTS as SYSTEM_RUNS
 from utils import RECIPES, InputError, load_cifar10
+from utils.__main__ import positive
 from utils.errors import TrainingError, lookup
 from utils.files import write
 from utils.history import read_history
@@ -49,7 +50,7 @@ def as_markdown(runs: Repeats, command: str, csv_path: str, best: tuple[str, flo
         system, theirs = best
         above = [
             f"| against the best of the five systems under its own recipe | {runs.mean - theirs:+.2f} points "
-            f"({system}: {theirs:.2f} %) |"
+            f"({system}: {theirs:.2f} %, seed 0) |"
         ]
     return "\n".join(
         [
@@ -106,14 +107,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--model", default="s7")
     parser.add_argument("--recipe", default="fast")
     parser.add_argument("--data", default="auto")
-    parser.add_argument("--seeds", type=int, default=20, help="how many, from 0 on")
+    parser.add_argument("--seeds", type=positive, default=20, help="how many, from 0 on")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "seeds", help="where the runs are kept")
     parsed = parser.parse_args(arguments)
     try:
         recipe = lookup(RECIPES, parsed.recipe, "recipe")
-        name = f"{parsed.model}-{parsed.recipe}"
-        folder = parsed.runs / name
-        runs = repeat(parsed.model, load_cifar10(parsed.data), recipe, parsed.seeds, folder)
+        data = load_cifar10(parsed.data)
+        name = f"{parsed.model}-{parsed.recipe}{of_data(data)}"
+        folder = parsed.runs / f"{parsed.model}-{parsed.recipe}"
+        runs = repeat(parsed.model, data, recipe, parsed.seeds, folder)
     except (InputError, TrainingError) as error:
         print(f"seeds.py: {error}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
@@ -127,9 +129,7 @@ def main(arguments: list[str] | None = None) -> int:
     put_into(ROOT / "README.md", name, table)
     if name == "s7-fast":
         history = read_history(folder / "seed0" / "history.csv")
-        data = runs.records[0]["data"]
-        figure = curves(history, "S7Net, recipe fast, seed 0", f"{data['name']}: {data['provenance']}")
-        figure.savefig(ROOT / "images" / "curves.png")
+        curves(history, "S7Net, recipe fast, seed 0", data.origin).savefig(ROOT / "images" / "curves.png")
         repeats(runs).savefig(ROOT / "images" / "seeds.png")
     return 0
 

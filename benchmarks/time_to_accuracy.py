@@ -23,8 +23,8 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from utils import RECIPES, ImageData, InputError, build_model, fit, load_cifar10
+from utils.__main__ import positive
 from utils.errors import TrainingError, lookup
-from utils.history import read_history
 from utils.plots import accuracy_by_seconds
 from utils.tables import as_table
 
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="*", default=["s7:fast"], metavar="MODEL:RECIPE", help="default: s7:fast")
     parser.add_argument("--target", type=float, default=85.0, help="%% of the test images (default: 85)")
-    parser.add_argument("--seeds", type=int, default=5, help="how many, from 0 on")
+    parser.add_argument("--seeds", type=positive, default=5, help="how many, from 0 on")
     parser.add_argument("--data", default="auto")
     parser.add_argument("--as-it-is", action="store_true", help="keep a recipe's float32 and its image-by-image policy")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "time", help="where the runs are kept")
@@ -86,10 +86,6 @@ def pair(text: str) -> tuple[str, str]:
 
 def run(model_name: str, recipe, seed: int, data: ImageData, target: float, folder: Path) -> list[dict]:
     """The history of one run, which ends with the first epoch at `target` or with the recipe's last."""
-    if (folder / "run.json").exists():
-        history = read_history(folder / "history.csv")
-        if history[-1]["test_accuracy"] >= target or len(history) == recipe.epochs:
-            return history
     model = build_model(model_name, seed=seed, classes=len(data.classes))
     return fit(model, data, recipe, seed=seed, out=folder, resume=True, until=target)
 

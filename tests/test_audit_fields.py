@@ -89,7 +89,7 @@ def test_the_layer_table_has_output_field_and_jump_of_every_layer():
         "3      conv 3x3 stride 2    3x16x16  5x5    2x2\n"
         "4      conv 3x3 dilation 2  3x16x16  13x13  2x2\n"
         "5      global average       3x1x1    43x43  -\n"  # 13 + 15*2
-        "7      linear               10x10    43x43  -"
+        "7      linear               10       43x43  -"
     )
 
 

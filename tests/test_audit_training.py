@@ -192,6 +192,14 @@ def test_the_training_set_is_no_test_set(right, data):
     assert "they are the training images" in judged(right, None, evaluate(right, part, "fp32"))[0].measured
 
 
+def test_held_out_training_images_are_not_the_test_images(right, data):
+    held_out = data.hold_out(200).test
+    measured = judged(right, None, evaluate(right, held_out, "fp32"))[0].measured
+    assert "not CIFAR-10" in measured
+    measured = judged(right, None, evaluate(right, named(held_out), "fp32"))[0].measured
+    assert "they are the validation images" in measured
+
+
 def vars_of(split: Split) -> tuple:
     return split.classes, split.mean, split.std, split.name, split.dataset, split.provenance
 

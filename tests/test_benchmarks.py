@@ -52,8 +52,12 @@ def test_a_run_ends_with_the_epoch_that_gets_there_and_is_not_repeated(tmp_path,
     assert "1 of 1 seeds" in capsys.readouterr().out
     assert (tmp_path / "images" / "time_to_accuracy.png").stat().st_size > 10_000
 
-    monkeypatch.setattr(time_to_accuracy, "fit", None)  # whoever calls it fails
+    monkeypatch.setattr("utils.trainer.Trainer.train", lambda *_: pytest.fail("it was trained again"))
     assert time_to_accuracy.main(arguments) == 0
+    other = replace(RECIPES["digits"], momentum=0.5)
+    monkeypatch.setitem(RECIPES, "digits", other)
+    assert time_to_accuracy.main(arguments) == 2  # kept are runs of another recipe
+    assert "another recipe (momentum: 0.9 then, 0.5 now)" in capsys.readouterr().err
 
 
 def test_bad_usage_is_one_line(capsys):
@@ -118,7 +122,7 @@ def test_the_command_of_a_table_is_the_one_that_made_it(tmp_path, monkeypatch, c
     (accuracy,) = re.findall(r"last epoch \| \*\*(\d+\.\d\d) %\*\* \(seed 0 alone\) \|", shown)
     assert f"| against the best of the five systems under its own recipe | +{float(accuracy) - 1:.2f} points (" in shown
     assert seeds.main(command) == 0
-    lines = (tmp_path / "benchmarks" / "results" / "s7-tiny.csv").read_text().splitlines()
+    lines = (tmp_path / "benchmarks" / "results" / "s7-tiny-other-data.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in lines] == ["seed", "0", "1"]
 
 

@@ -8,6 +8,8 @@ import pytest
 from PIL import Image
 
 from utils.__main__ import main
+from utils.checkpoint import load_checkpoint, write_checkpoint
+from utils.evaluation import evaluate
 from utils.models import MODELS
 from utils.recipes import RECIPES
 
@@ -113,6 +115,16 @@ def test_evaluate_gives_the_accuracy_of_the_last_epoch(run, capsys):
     assert "macro avg" in shown
 
 
+def test_evaluate_normalises_as_the_network_has_learned(run, capsys, monkeypatch):
+    asked = []
+    monkeypatch.setattr("utils.commands.evaluate", lambda model, split: asked.append(split) or evaluate(model, split))
+    checkpoint = load_checkpoint(run / "last.pt")
+    write_checkpoint(run / "other.pt", checkpoint | {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7]})
+    assert main(["evaluate", str(run / "other.pt"), "--data", "digits"]) == 0
+    assert asked[0].mean == (0.1, 0.2, 0.3)
+    assert asked[0].std == (0.5, 0.6, 0.7)
+
+
 def test_predict_shows_three_classes_and_draws_them(run, tmp_path, capsys):
     Image.new("RGB", (50, 40), "white").save(tmp_path / "white.jpg")
     figure = tmp_path / "out.png"
@@ -150,6 +162,13 @@ def test_recipes_lists_every_hyper_parameter(capsys):
         (["train", "--recipe", "slow"], "unknown recipe 'slow'; there are: fast"),
         (["train", "--data", "no/such/folder"], "no/such/folder"),
         (["train", "--data", "digits", "--device", "tpu"], "device 'tpu' cannot be used here"),
+        (["train", "--data", "digits", "--device", "meta"], "device 'meta' cannot be used here"),
+        (["train", "--data", "digits", "--device", "hpu"], "device 'hpu' cannot be used here"),
+        (["train", "--data", "~nobody.of.this.name/x"], "~nobody.of.this.name/x"),
+        (["train", "--data", "a" * 300], "too long"),
+        (["evaluate", "a" * 300], "too long"),
+        (["train", "--data", "digits", "--until", "nan"], "until=nan"),
+        (["train", "--data", "digits", "--validation", "0"], "0 of 1,437 training images cannot be held out"),
         (["train", "--epochs", "many"], "invalid"),
         (["train", "--seed", "-1"], "invalid"),
         (["train", "--data", "digits", "--epochs", "0"], "epochs=0"),

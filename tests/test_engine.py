@@ -127,6 +127,12 @@ def test_both_paths_of_the_data_train_the_same_network(tiny, recipe):
         assert history[-1]["test_accuracy"] > 80
 
 
+@pytest.mark.parametrize("normalize", [[], [A.Normalize()]])  # its own default is ImageNet's
+def test_a_policy_that_normalises_otherwise_than_the_test_is_refused(network, tiny, recipe, normalize):
+    with pytest.raises(InputError, match=r"has to normalise .* A.Normalize\(mean=\(0.33, 0.33, 0.33\), std="):
+        fit(network, tiny, recipe, policy=A.Compose([A.HorizontalFlip(), *normalize]))
+
+
 def test_a_policy_of_ones_own_is_used(network, tiny, recipe):
     black = A.Compose([A.CoarseDropout((1, 1), (32, 32), (32, 32), fill=0, p=1), A.Normalize(tiny.mean, tiny.std)])
     with pytest.raises(TrainingError, match=r"all the images of a batch were the same in epoch 1, at step 0"):
@@ -182,6 +188,18 @@ def test_a_line_every_so_many_batches_and_a_report_every_epoch_on_request(networ
     assert evaluate(network, tiny.test, "fp32").report in log
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "muon"])
+def test_a_network_with_nothing_to_train_is_refused(network, tiny, recipe, optimizer):
+    with pytest.raises(InputError, match="no parameter that requires a gradient"):
+        fit(network.requires_grad_(False), tiny, replace(recipe, optimizer=optimizer))
+
+
+def test_muon_may_have_all_the_parameters(tiny, recipe):
+    kernels = nn.Sequential(nn.Conv2d(3, 3, 3, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    history = fit(kernels, tiny, replace(recipe, optimizer="muon"))
+    assert history[-1]["train_loss"] < history[0]["train_loss"]
+
+
 def test_adam_is_adam_at_the_recipe_s_rate(tiny, recipe):
     recipe = replace(recipe, optimizer="adam", learning_rate=0.01, weight_decay=0, schedule="steps", sides=(32,))
     ours, theirs = tiny_network().eval(), tiny_network().eval()
@@ -199,6 +217,13 @@ def test_the_tqdm_line_is_the_one_that_students_know(network, tiny, recipe, caps
     line = shown[shown.rindex("Train: Loss=") :].split(":  ")[0].split("\n")[0]
     assert "Batch_id=2 Accuracy=" in line
     assert " LR=0.0" in line
+
+
+def test_a_run_begun_in_another_precision_goes_on_in_fp16(tiny, recipe, tmp_path, monkeypatch):
+    auto = replace(recipe, precision="auto")
+    fit(tiny_network(), tiny, auto, out=tmp_path, until=0.0)  # ends after an epoch
+    monkeypatch.setattr("utils.trainer.pick_precision", lambda device, wish: "fp16")  # as on another machine
+    assert len(fit(tiny_network(), tiny, auto, out=tmp_path, resume=True)) == 3
 
 
 def test_fp16_runs_under_a_gradient_scaler(network, recipe):

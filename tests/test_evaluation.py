@@ -114,6 +114,23 @@ def test_another_number_of_classes_is_refused(network, tiny):
         evaluate(network, ten)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (lambda images: (images, images), "its answer is a tuple, not a tensor of logits"),
+        (lambda images: int("x"), "invalid literal"),
+        (lambda images: exec("raise RuntimeError"), "RuntimeError"),
+    ],
+)
+def test_a_network_that_answers_nothing_usable_is_refused(tiny, wrong, says):
+    class Wrong(nn.Linear):
+        def forward(self, images):
+            return wrong(images)
+
+    with pytest.raises(InputError, match=says):
+        evaluate(Wrong(1, 1), tiny.test)
+
+
 def test_an_image_that_the_network_cannot_take_is_refused(tiny):
     unpadded = nn.Sequential(nn.Conv2d(3, 3, 33), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     with pytest.raises(InputError, match=r"cannot take an image of \(3, 32, 32\)"):

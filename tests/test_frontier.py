@@ -13,6 +13,7 @@ from test_plots import texts
 from benchmarks import ablation, frontier, seeds
 from utils import InputError, build_model, plots
 from utils.comparison_figures import has_its_neighbour_below
+from utils.models import model_name
 from utils.models.blocks import Residual
 from utils.recipes import RECIPES, Recipe
 from utils.repeat import Repeats, repeat
@@ -90,6 +91,7 @@ def test_without_residuals_nothing_is_added():
     torch.testing.assert_close(changed.c2[0](x), with_it - x)
     assert all(map(torch.equal, changed.state_dict().values(), parameters))
     assert changed(images).shape == (2, 10)
+    assert model_name(changed) == "s7_max without residuals"  # which no checkpoint of it is taken for the whole of
 
 
 def test_the_ablation_looks_at_validation_images_and_goes_on(tmp_path, monkeypatch, capsys):
@@ -98,7 +100,9 @@ def test_the_ablation_looks_at_validation_images_and_goes_on(tmp_path, monkeypat
     monkeypatch.setitem(RECIPES, "tiny", Recipe("tiny", epochs=9, sides=(8,), weight_decay=1e-3))
     (tmp_path / "benchmarks" / "results").mkdir(parents=True)
     readme = tmp_path / "benchmarks" / "README.md"
-    readme.write_text("before\n<!-- results of ablation-s7-0.25-tiny-1 -->\nold\n<!-- end of results -->\nafter\n")
+    readme.write_text(
+        "before\n<!-- results of ablation-s7-0.25-tiny-1-other-data -->\nold\n<!-- end of results -->\nafter\n"
+    )
     command = ["--model", "s7", "--width", "0.25", "--recipe", "tiny", "--epochs", "1", "--seeds", "1"]
     command += ["--data", "digits", "--validation", "400", "--runs", str(tmp_path / "runs")]
     assert ablation.main([*command, "--no-training"]) == 2
@@ -109,7 +113,7 @@ def test_the_ablation_looks_at_validation_images_and_goes_on(tmp_path, monkeypat
     assert (
         readme.read_text().startswith("before") and "| flip |" in readme.read_text() and "old" not in readme.read_text()
     )
-    with open(tmp_path / "benchmarks" / "results" / "ablation-s7-0.25-tiny-1.csv", newline="") as lines:
+    with open(tmp_path / "benchmarks" / "results" / "ablation-s7-0.25-tiny-1-other-data.csv", newline="") as lines:
         found = list(csv.DictReader(lines))
     assert [row["without"] for row in found] == ["nothing", "flip", "weight decay", "residual connections"]
     record = json.loads((tmp_path / "runs" / "s7-0.25-tiny-1" / "flip" / "seed0" / "run.json").read_text())
@@ -140,12 +144,12 @@ def results_of(tmp_path) -> list[str]:
 
 def test_the_frontier_trains_every_width_and_says_how_often_it_looked(tiny_recipe, tmp_path, monkeypatch, capsys):
     (tmp_path / "images").mkdir()
-    (tmp_path / "README.md").write_text("<!-- results of frontier -->\nold\n<!-- end of results -->\n")
+    (tmp_path / "README.md").write_text("<!-- results of frontier-other-data -->\nold\n<!-- end of results -->\n")
     monkeypatch.setattr(frontier, "MODELS", {"s7": "tiny", "s7_max": "other"})
     monkeypatch.setitem(RECIPES, "other", Recipe("other", epochs=2, sides=(8,)))
     monkeypatch.setattr(frontier, "WIDTHS", (0.25, 0.5))
     assert frontier.main(["--data", "digits", "--runs", str(tmp_path / "runs")]) == 0
-    with open(tmp_path / "benchmarks" / "results" / "frontier.csv", newline="") as lines:
+    with open(tmp_path / "benchmarks" / "results" / "frontier-other-data.csv", newline="") as lines:
         found = {row["name"]: row for row in csv.DictReader(lines)}
     assert found["s7, width 0.25"]["parameters"] == "12006"
     assert found["s7, width 0.5"]["test_evaluations"] == "1"
@@ -154,8 +158,8 @@ def test_the_frontier_trains_every_width_and_says_how_often_it_looked(tiny_recip
     assert found["s7_max, width 0.5"]["test_evaluations"] == "2"
     assert found["residual"]["parameters"] == "197472"
     assert found["cifar10-tiniest"]["data"] == "CIFAR-10, original"
-    assert "1 a run, none chosen by" in capsys.readouterr().out
-    assert results_of(tmp_path) == ["frontier.csv", "frontier.png"]
+    assert "1 per run, no epoch chosen by them" in capsys.readouterr().out
+    assert results_of(tmp_path) == ["frontier-other-data.csv", "frontier-other-data.png"]
     readme = (tmp_path / "README.md").read_text()
     assert "| s7, width 0.25 | 12,006 | " in readme and "old" not in readme
 

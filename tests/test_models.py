@@ -4,6 +4,7 @@ import re
 from contextlib import redirect_stdout
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -11,7 +12,7 @@ from torchsummary import summary
 
 from utils.audit import audit
 from utils.errors import InputError
-from utils.models import MODELS, build_model
+from utils.models import MODELS, build_model, model_arguments
 from utils.models.blocks import Residual, convolution, depthwise_separable
 from utils.models.s7 import DILATED, STRIDED
 from utils.recipes import RECIPES
@@ -115,6 +116,11 @@ def test_experiment2_has_the_layers_of_its_table():
 @pytest.mark.parametrize("name", LISTINGS)
 def test_a_system_has_the_parameters_of_its_listing(name):
     assert sum(p.numel() for p in build_model(name).parameters()) == LISTINGS[name]["total_params"]
+
+
+def test_a_number_of_numpy_s_builds_the_same_network():
+    assert model_arguments(build_model("s7", width=np.float64(0.5))) == model_arguments(build_model("s7", width=0.5))
+    assert type(model_arguments(build_model("s7", width=np.float64(0.5)))["width"]) is float
 
 
 def test_dropout_is_a_network_s_argument():

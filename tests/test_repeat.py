@@ -28,6 +28,7 @@ def runs(*accuracies: float) -> Repeats:
                 "results": {
                     "test_accuracy": accuracy,
                     "test_loss": 0.5,
+                    "test_evaluations": 18,
                     "best_test_accuracy": accuracy + 1,
                     "seconds": 10.0 + seed,
                     "seconds_to_target": None,
@@ -103,6 +104,24 @@ def test_of_a_run_that_has_ended_its_record_is_enough(tiny, recipe, tmp_path, mo
     monkeypatch.setattr("utils.trainer.Trainer.train", no_training)
     with pytest.raises(pytest.fail.Exception, match="trained again"):
         repeat("s7", tiny, recipe, 1, tmp_path)
+
+
+def test_it_goes_on_where_the_network_cannot_take_the_recipe_s_smallest_pictures(tiny, recipe, tmp_path, monkeypatch):
+    recipe = replace(recipe, epochs=1, sides=(8, 32))
+    first = repeat("dilated_valid", tiny, recipe, 1, tmp_path)
+    assert first.records[0]["recipe"]["sides"] == [32, 32]
+    monkeypatch.setattr("utils.trainer.Trainer.train", no_training)
+    assert repeat("dilated_valid", tiny, recipe, 1, tmp_path).records == first.records
+
+
+def test_seeds_that_agree_have_a_mean_without_doubt():
+    assert runs(86.0, 86.0).mean_interval == (86.0, 86.0)
+
+
+def test_the_accuracy_on_held_out_images_is_called_that():
+    some = runs(86.0)
+    some.records[0]["results"]["test_evaluations"] = 0
+    assert str(some).startswith("validation accuracy, last epoch")
 
 
 def test_the_record_of_another_run_is_refused(tiny, recipe, tmp_path):

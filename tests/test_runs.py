@@ -9,7 +9,7 @@ import torch
 from conftest import tiny_network, tiny_split
 
 from utils.checkpoint import load_checkpoint, load_model
-from utils.data import ImageData
+from utils.data import ImageData, fingerprints
 from utils.engine import fit
 from utils.errors import InputError
 from utils.evaluation import evaluate
@@ -86,6 +86,25 @@ def test_a_finished_run_is_not_overwritten(run, tiny, recipe):
     assert {p.name: p.read_bytes() for p in run[0].iterdir()} == before
 
 
+@pytest.mark.parametrize("left", ["run.json", "best.pt"])
+def test_results_without_a_checkpoint_to_go_on_from_are_not_overwritten_either(run, tiny, recipe, left):
+    for file in run[0].iterdir():
+        if file.name != left:
+            file.unlink()
+    with pytest.raises(InputError, match="holds a run already"):
+        fit(tiny_network(), tiny, recipe, seed=5, out=run[0])
+    assert new_folder(run[0]) != run[0]
+
+
+def test_looking_at_a_finished_run_leaves_its_record_as_it_was(run, tiny, recipe):
+    path = run[0] / "run.json"
+    record = json.loads(path.read_text())
+    record["versions"]["torch"] = "of then"
+    path.write_text(json.dumps(record))
+    fit(tiny_network(), tiny, recipe, seed=5, out=run[0], resume=True)
+    assert json.loads(path.read_text()) == record
+
+
 def test_a_new_folder_is_one_without_a_run(run, tmp_path):
     assert new_folder(tmp_path / "other") == tmp_path / "other"
     assert new_folder(run[0]) == tmp_path / "run-2"
@@ -114,6 +133,42 @@ def test_a_run_of_another_kind_is_not_resumed(run, tiny, recipe, changed):
     model = build_model("s7", classes=3) if changed == "model" else tiny_network()
     with pytest.raises(InputError, match=f"with another .*{changed}"):
         fit(model, tiny, recipe, seed=seed, out=run[0], resume=True)
+
+
+def test_a_network_that_has_learned_before_is_recorded_as_such(run, network, tiny, recipe, tmp_path, capsys):
+    assert json.loads((run[0] / "run.json").read_text())["first_weights"] == "as built"
+    fit(network, tiny, recipe, out=tmp_path / "on")  # `run` has trained it already
+    assert "it starts from the weights of an earlier run" in capsys.readouterr().out
+    fit(tiny_network(), tiny, recipe, out=tmp_path / "on", resume=True)
+    assert json.loads((tmp_path / "on" / "run.json").read_text())["first_weights"] == "an earlier run"
+
+
+def test_weights_that_ship_are_named_where_a_run_starts_from_them(tiny, recipe, tmp_path):
+    colours = [replace(split, classes=tuple("abcdefghij")) for split in (tiny.train, tiny.test)]
+    fit(build_model("s7", pretrained=True), ImageData(*colours), replace(recipe, epochs=1), out=tmp_path)
+    assert json.loads((tmp_path / "run.json").read_text())["first_weights"] == "s7-fast"
+
+
+def test_what_was_learned_in_an_earlier_run_is_no_test_image_in_the_next(run, network, tiny, recipe):
+    shifted = ImageData(tiny_split(96, "train", seed=7), replace(tiny.train, name="test"))
+    with pytest.raises(InputError, match="96 of these 96 images are among those that the network has learned from"):
+        fit(network, shifted, recipe)
+
+
+def test_what_an_earlier_run_had_learned_is_known_after_a_resumption_too(run, network, tiny, recipe, tmp_path):
+    other = ImageData(tiny_split(96, "train", seed=7), tiny.test)
+    fit(network, other, recipe, until=0.0, out=tmp_path / "on")  # ends after an epoch; `run` had trained it on tiny
+    again = tiny_network()
+    fit(again, other, recipe, out=tmp_path / "on", resume=True)
+    assert torch.isin(fingerprints(tiny.train.images), again.learned_from).all()
+
+
+def test_a_network_is_not_said_to_have_learned_by_a_run_that_was_refused(run, tiny, recipe, tmp_path):
+    model = tiny_network()
+    with pytest.raises(InputError, match="holds a run already"):
+        fit(model, tiny, recipe, seed=5, out=run[0])
+    fit(model, tiny, recipe, out=tmp_path / "new")
+    assert json.loads((tmp_path / "new" / "run.json").read_text())["first_weights"] == "as built"
 
 
 def test_resuming_nothing_starts_a_run(network, tiny, recipe, tmp_path):

@@ -21,8 +21,25 @@ from utils.trouble import check_learning
 @pytest.mark.parametrize(("place", "label"), [("train", 3), ("train", -1), ("test", 7)])
 def test_labels_that_are_no_class_are_refused_before_training(network, tiny, recipe, place, label):
     getattr(tiny, place).labels[5] = label
-    with pytest.raises(InputError, match=rf"{place} labels run from .*{label}.*classes are numbered 0 to 2"):
+    with pytest.raises(InputError, match=rf"{place} split of .*expected labels 0..2, got .*{label}"):
         fit(network, tiny, recipe)
+
+
+def test_images_that_are_no_squares_are_refused_before_training(network, tiny, recipe):
+    narrow = [replace(split, images=split.images[:, :, :, 4:]) for split in (tiny.train, tiny.test)]
+    with pytest.raises(InputError, match="images of 32 x 28 pixels; recipes train on squares"):
+        fit(network, ImageData(*narrow), recipe)
+
+
+def test_memory_that_runs_out_in_the_test_is_not_blamed_on_the_batches_of_training(tiny, recipe):
+    class Greedy(nn.Sequential):
+        def forward(self, images):
+            if not self.training and len(images) > 1:
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+            return super().forward(images)
+
+    with pytest.raises(TrainingError, match="out of memory in a test of 500 images at once"):
+        fit(Greedy(*tiny_network()), tiny, recipe)
 
 
 def test_images_of_one_colour_are_refused_before_training(network, tiny, recipe):

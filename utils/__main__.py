@@ -32,6 +32,9 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
         return 141
+    except OSError as error:  # of a path that no system takes, say
+        print(f"python -m utils: {printable(str(error))}", file=sys.stderr)
+        return 2
 
 
 def printable(text: str) -> str:

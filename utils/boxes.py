@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from utils.errors import InputError
+from utils.errors import InputError, one_line
 from utils.models import model_name
 from utils.trace import IMAGE, Operation, copied, record
 
@@ -81,7 +81,7 @@ def read(model: nn.Module, input_shape: Sequence[int]) -> list[Node]:
         with ShowDropout(), torch.random.fork_rng(devices=[]), torch.no_grad():
             ran = record(copied(model).cpu().eval(), torch.ones(1, *input_shape))
     except Exception as error:  # whatever its forward raises
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = one_line(error)
         raise InputError(f"{model_name(model)} does not run on an image of {by(input_shape)}: {reason}") from error
     operations = ran.operations
     outputs = {operand.source: operand.shape for operand in ran.outputs if operand.source is not None}

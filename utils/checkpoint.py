@@ -58,6 +58,8 @@ def load_checkpoint(path: str | Path) -> dict:
             raise ValueError("its checksum is another, or there is none")
         check_archive(content)
         checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except (OSError, MemoryError) as error:
+        raise InputError(f"{path}: cannot be read now ({one_line(error)}); try again") from error
     except Exception as error:  # whatever a file can do to those who read it
         raise InputError(
             f"{path}: damaged, or not a checkpoint of this version; the others in its folder may be whole "
@@ -88,6 +90,7 @@ def load_model(path: str | Path) -> tuple[nn.Module, dict]:
         weights, run = read_weights(str(path))
         model = build_model(run["model"], **run["model_arguments"])
         model.load_state_dict(weights)
+        model.pretrained = str(path)
         return model.eval(), run
     if not Path(path).is_file():
         raise InputError(
@@ -116,13 +119,15 @@ def newest_checkpoint(folder: Path) -> tuple[dict, str | None]:
     """A run's newest whole checkpoint, which is last.pt from then on, and what was wrong with a newer one.
 
     Raises:
-        InputError: none is whole.
+        InputError: none is whole, or one cannot be read at the moment.
     """
     wrong = []
     for name in (LAST, BEFORE):
         try:
             checkpoint = load_checkpoint(folder / name)
         except InputError as error:
+            if isinstance(error.__cause__, OSError | MemoryError):
+                raise  # it may be whole, and read another time
             wrong.append(str(error))
         else:
             if name == BEFORE:  # else the next one would push it out, and keep the damaged one
@@ -132,8 +137,13 @@ def newest_checkpoint(folder: Path) -> tuple[dict, str | None]:
 
 
 def holds_run(folder: Path) -> bool:
-    """Whether a run has saved anything in the folder."""
+    """Whether a run has saved in the folder where it was, so that it can go on."""
     return any((folder / name).exists() for name in (LAST, BEFORE))
+
+
+def holds_results(folder: Path) -> bool:
+    """Whether a run has left anything in the folder that another would overwrite."""
+    return holds_run(folder) or any((folder / name).exists() for name in (BEST, "run.json"))
 
 
 def seal_of(archive: bytes) -> bytes:

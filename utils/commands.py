@@ -83,7 +83,7 @@ def run_name(arguments: argparse.Namespace, keywords: dict) -> str:
 def load_data(arguments: argparse.Namespace) -> ImageData:
     """What `--data` names; with `--validation`, its training images alone."""
     data = load_cifar10(arguments.data)
-    return data.hold_out(arguments.validation) if arguments.validation else data
+    return data if arguments.validation is None else data.hold_out(arguments.validation)
 
 
 def repeat_command(arguments: argparse.Namespace) -> int:
@@ -104,10 +104,11 @@ def evaluate_command(arguments: argparse.Namespace) -> int:
     trained_on = checkpoint["data"]["name"]
     if trained_on != data.name:
         print(f"WARNING: trained on {trained_on}, tested on {data.name}", file=sys.stderr)
-    result = evaluate(model, data.test)
+    test = replace(data.test, mean=tuple(checkpoint["mean"]), std=tuple(checkpoint["std"]))  # as it has learned
+    result = evaluate(model, test)
     print(result)
     if arguments.mirrored:
-        print(evaluate(model, data.test, mirrored=True))
+        print(evaluate(model, test, mirrored=True))
     print(result.report)
     return 0
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from utils.auditing.requirement import MAX_PARAMETERS as LIMIT
 from utils.figures import DPI, titled
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def repeats(runs: Repeats) -> Figure:
     axis.axvline(runs.mean, color="tab:orange", label=f"mean {runs.mean:.2f} %")
     bar = f"bar {runs.target:.2f} %: {runs.reached} of {len(runs.records)} reach it"
     axis.axvline(runs.target, color="grey", label=bar)
-    axis.set(xlabel="test accuracy, last epoch (%)", ylabel="seeds")
+    axis.set(xlabel=f"{runs.kind} accuracy, last epoch (%)", ylabel="seeds")
     axis.yaxis.get_major_locator().set_params(integer=True)
     axis.legend()
     first = runs.records[0]
@@ -141,10 +142,12 @@ def frontier(points: Sequence[Measured], origin: str) -> Figure:
         line = "-" if " under " in label else ""  # a family: one network at several widths
         axis.errorbar(x, y, errors, fmt=f"o{line}", color=f"C{number}", markersize=5, linewidth=1.2, label=label)
         for point in members:
-            place, side = ((-4, 4), "right") if has_its_neighbour_below(point, points) else ((5, -10), "left")
+            crosses = LIMIT / 1.5 < point.parameters < 0.95 * LIMIT  # a label on its right would cross the limit's line
+            left = crosses or has_its_neighbour_below(point, points)
+            place, side = ((-4, 4), "right") if left else ((5, -10), "left")
             at = (point.parameters, point.test_accuracy)
             axis.annotate(point.name, at, xytext=place, textcoords="offset points", ha=side, fontsize=7)
-    axis.axvline(200_000, color="grey", linewidth=0.7)
+    axis.axvline(LIMIT, color="grey", linewidth=0.7, zorder=0, label="the assignment's limit")
     axis.set(xscale="log", xlim=(16_000, 320_000), xlabel="parameters", ylabel="test accuracy, last epoch (%)")
     axis.margins(y=0.1)
     axis.set_xticks([25_000, 50_000, 100_000, 200_000], ["25,000", "50,000", "100,000", "200,000"])

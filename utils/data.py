@@ -58,6 +58,9 @@ class Split:
     provenance: str
 
     def __post_init__(self) -> None:
+        for name in ("mean", "std"):  # NumPy's numbers would end up in checkpoints
+            object.__setattr__(self, name, tuple(map(float, getattr(self, name))))
+
         def check(fits: bool, expected: str, got: object) -> None:
             if not fits:
                 raise InputError(f"{self.name} split of {self.dataset!r}: expected {expected}, got {got}")
@@ -67,6 +70,7 @@ class Split:
         check(images.ndim == 4 and images.shape[1] == 3, "images (N, 3, H, W)", tuple(images.shape))
         check(labels.dtype == torch.int64, "int64 labels", labels.dtype)
         check(labels.shape == images.shape[:1], f"labels ({len(images)},), one per image", tuple(labels.shape))
+        check(all(name.isprintable() for name in self.classes), "class names that can be printed", self.classes)
         check(len(images) > 0, "at least one image", "none")
         lowest, highest = int(labels.min()), int(labels.max())
         last = len(self.classes) - 1
@@ -158,6 +162,8 @@ class ImageData:
 
     def subset(self, train: int, test: int) -> ImageData:
         """The first `train` training and `test` test images, or as many as there are, under a name that says so."""
+        if min(train, test) < 1:
+            raise InputError(f"a subset of {train} training and {test} test images: take one of each at least")
         dataset = f"{self.name}, the first {min(train, len(self.train)):,} and {min(test, len(self.test)):,} images"
 
         def first(split: Split, count: int) -> Split:
@@ -249,7 +255,10 @@ def _named(source: str | Path, cache: Path, verbose: bool) -> Arrays:
     """The source that the user named: a word (only as str) or a path."""
     if source == "digits":
         return sources.read_digits()
-    path = Path(source).expanduser()
+    try:
+        path = Path(source).expanduser()
+    except RuntimeError as error:  # a user that is not
+        raise InputError(f"{source}: {error}") from error
     if not path.exists():
         raise InputError(
             f"{str(source)!r} does not exist; expected 'auto', 'digits', or a path to {sources.RECOGNISED}"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from utils.errors import InputError
+from utils.errors import InputError, one_line
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -22,11 +22,12 @@ def pick_device(name: str = "auto") -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
+        if torch.device(name).type not in ("cpu", "cuda", "mps"):
+            raise RuntimeError("known are cpu, cuda and mps")
         torch.empty(1, device=name)
         return torch.device(name)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"device {name!r} cannot be used here ({reason}); try --device cpu") from error
+        raise InputError(f"device {name!r} cannot be used here ({one_line(error)}); try --device cpu") from error
 
 
 def pick_precision(device: torch.device, wish: str = "auto") -> str:
@@ -51,6 +52,15 @@ def cpu_has_bf16() -> bool:
     except OSError:
         return False
     return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether it is torch's way, on any device, to say that there is no memory left."""
+    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(
+        words in str(error) for words in ("out of memory", "can't allocate memory", "not enough memory")
+    )
 
 
 def keep_freed_memory() -> bool:

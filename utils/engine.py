@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
+from math import isfinite
 from pathlib import Path
 
 import albumentations as A
@@ -22,10 +23,12 @@ from utils.device import pick_device
 from utils.errors import InputError, check_seed
 from utils.evaluation import answer_shape, check_fit, check_unseen, evaluate
 from utils.recipes import Recipe
-from utils.runs import Run
+from utils.runs import AS_BUILT, Run
 from utils.trainer import Trainer
-from utils.transforms import POLICIES, BatchPolicy, per_image_loader
+from utils.transforms import POLICIES, BatchPolicy, check_normalized, per_image_loader
 from utils.trouble import check_images, check_learning, explained
+
+NOTHING = torch.empty(0, dtype=torch.int64)  # fingerprints of no images
 
 
 def fit(
@@ -50,13 +53,14 @@ def fit(
         model: maps float32 (N, 3, side, side) to logits (N, classes); ends on `device`, with the last epoch's weights.
         data: from `load_cifar10`.
         recipe: from `RECIPES`, or a changed copy of one.
-        seed: of order, augmentation and dropout. The first weights are `build_model`'s.
+        seed: of order, augmentation and dropout. The first weights are the model's; log and `run.json` say so if those
+            have learned already.
         out: folder for `last.pt`, `best.pt`, `history.csv`, `training.log`, `run.json`; None writes nothing. Saved
             every half minute and after every epoch.
         resume: go on after the last step that `out` holds; the end is the same as without the stop, to the bit on CPU.
         until: stop after the first epoch with at least this test accuracy, in percent.
         device: "auto", "cpu", "cuda" or "mps".
-        policy: an Albumentations Compose to use instead of the recipe's.
+        policy: an Albumentations Compose to use instead of the recipe's; it normalises by the data's mean and std.
         report_every: a line of the log after every so many batches of an epoch; 0: none.
         class_report: scikit-learn's precision, recall and F1 of each class in the log after every epoch.
 
@@ -70,15 +74,19 @@ def fit(
             the end of the run cannot be saved. The last good checkpoint stays.
     """
     check_seed(seed)
+    if until is not None and not isfinite(until):
+        raise InputError(f"until={until} is no accuracy")
     check_fit(model, data.test)
     check_images(data)
-    model.learned_from = fingerprints(data.train.images)
-    check_unseen(model, data.test)
+    check_unseen(learned_from(model, data.train), data.test)
+    if policy is not None:
+        check_normalized(policy, data.mean, data.std)
     asked, recipe = recipe.sides, with_usable_sides(recipe, model)
     trainer = Trainer(model, recipe, pick_device(device))
     data = data.to(trainer.device)
-    with Run(out, trainer, data, seed, until, policy) as run, explained(trainer):
+    with Run(out, trainer, data, seed, until, policy, origin(model)) as run, explained(trainer):
         run.begin(resume)
+        model.learned_from = learned_from(model, data.train)
         if recipe.sides != asked:
             run.log(f"Image sides {recipe.sides} instead of {asked}: the network cannot take the smaller ones")
         policy = policy or recipe_policy(recipe, data)
@@ -86,6 +94,7 @@ def fit(
             epoch = run.epoch
             batches = epoch_batches(data.train, policy, recipe, seed, epoch, trainer.tally.steps)
             line = trainer.train(batches, epoch, len(data.train), report_every, run.log, run.after_step)
+            trainer.check(epoch)
             tested = evaluate(model, data.test, precision=trainer.precision)
             run.log(line, show=False)  # tqdm has shown it
             if class_report:
@@ -105,6 +114,16 @@ def fit(
             check_learning(run.history, data.train)
         run.finish()
     return run.history
+
+
+def learned_from(model: nn.Module, split: Split) -> Tensor:
+    """Fingerprints (int64) of the images that a model has learned from once it knows `split`, earlier runs' too."""
+    return torch.cat([getattr(model, "learned_from", NOTHING), fingerprints(split.images)]).unique()
+
+
+def origin(model: nn.Module) -> str:
+    """Where a model's weights are from: "as built", "an earlier run", or the name of weights that ship."""
+    return "an earlier run" if hasattr(model, "learned_from") else getattr(model, "pretrained", AS_BUILT)
 
 
 def recipe_policy(recipe: Recipe, data: ImageData) -> A.Compose:
@@ -127,7 +146,7 @@ def with_usable_sides(recipe: Recipe, model: nn.Module) -> Recipe:
     """
     usable = []
     for side in sorted(set(recipe.sides)):
-        with suppress(RuntimeError):
+        with suppress(Exception):  # whatever a network may raise
             answer_shape(model, (3, side, side))
             usable.append(side)
     if max(recipe.sides) not in usable:

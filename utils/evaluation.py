@@ -10,8 +10,8 @@ from sklearn.metrics import classification_report, confusion_matrix
 from torch import Tensor, nn
 
 from utils.data import Split, fingerprints
-from utils.device import autocast, pick_precision
-from utils.errors import InputError
+from utils.device import autocast, is_out_of_memory, pick_precision
+from utils.errors import InputError, TrainingError, one_line
 
 SEEN_ALLOWED = 0.01  # share of a test set: photographs were collected twice here and there, a training set was not
 EVALUATION_BATCH = 500  # images; a divisor of 10,000, small enough to stay in a CPU's cache
@@ -105,9 +105,10 @@ def evaluate(model: nn.Module, split: Split, precision: str = "auto", mirrored: 
     Raises:
         InputError: the model's answers are not (N, classes), or not finite; or the split is called "test" and holds
             images that the model has learned from.
+        TrainingError: memory runs out.
     """
     check_fit(model, split)
-    check_unseen(model, split)
+    check_unseen(getattr(model, "learned_from", None), split)
     device = next(model.parameters()).device
     precision = pick_precision(device, precision)
     was_training = model.training
@@ -122,6 +123,10 @@ def evaluate(model: nn.Module, split: Split, precision: str = "auto", mirrored: 
                     answer = (answer + model(images.flip(3)).float()) / 2
             logits.append(answer)
         logits = torch.cat(logits).cpu()
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise TrainingError(f"out of memory in a test of {EVALUATION_BATCH} images at once: free some") from error
     finally:
         model.train(was_training)
     if not logits.isfinite().all():
@@ -134,20 +139,20 @@ def evaluate(model: nn.Module, split: Split, precision: str = "auto", mirrored: 
 
 def normalize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """uint8 images (N, 3, H, W) as float32, channels last, less the mean and over the std (both in 0..1 units)."""
-    mean = torch.tensor(mean, device=images.device).view(1, 3, 1, 1)
-    std = torch.tensor(std, device=images.device).view(1, 3, 1, 1)
+    mean, std = (torch.tensor(v, dtype=torch.float32, device=images.device).view(1, 3, 1, 1) for v in (mean, std))
     return ((images / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
-def check_unseen(model: nn.Module, split: Split) -> None:
+def check_unseen(learned_from: Tensor | None, split: Split) -> None:
     """Refuses a test set with training images in it: what is right about those says nothing about new ones.
 
-    `fit` leaves the fingerprints of the images that it trained on in `model.learned_from`, and checkpoints keep them.
+    Args:
+        learned_from: fingerprints of the images that a network has learned from, if it says so: `fit` leaves them in
+            `model.learned_from`, and checkpoints keep them.
 
     Raises:
         InputError: more than 1 % of the images of a split called "test" are among them, pixel for pixel.
     """
-    learned_from = getattr(model, "learned_from", None)
     if split.name != "test" or learned_from is None:
         return
     seen = int(torch.isin(fingerprints(split.images), learned_from).sum())
@@ -171,8 +176,8 @@ def check_fit(model: nn.Module, split: Split) -> None:
         raise InputError(f"{name} has no parameters: there is nothing to train or to test")
     try:
         answer = answer_shape(model, shape)
-    except (RuntimeError, IndexError, TypeError) as error:
-        raise InputError(f"{name} cannot take an image of {shape}: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # whatever a network may raise
+        raise InputError(f"{name} cannot take an image of {shape}: {one_line(error)}") from error
     if answer != expected:
         raise InputError(f"{name} answers with {answer}; {split.dataset} needs {expected}")
 
@@ -183,6 +188,9 @@ def answer_shape(model: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...]:
     was_training = model.training
     model.eval()
     try:
-        return tuple(model(torch.zeros(1, *shape, device=next(model.parameters()).device)).shape)
+        answer = model(torch.zeros(1, *shape, device=next(model.parameters()).device))
+        if not isinstance(answer, Tensor):
+            raise TypeError(f"its answer is a {type(answer).__name__}, not a tensor of logits")
+        return tuple(answer.shape)
     finally:
         model.train(was_training)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from utils.data import Split
-from utils.errors import InputError
+from utils.errors import InputError, one_line
 from utils.evaluation import EVALUATION_BATCH, normalize
 from utils.files import write
 
@@ -73,7 +73,7 @@ def onnx_file(model: nn.Module, split: Split, mean: Sequence[float], std: Sequen
             verbose=False,
         )
     except Exception as error:  # of the many kinds that torch's exporter raises
-        raise InputError(f"{type(model).__name__} cannot be exported to ONNX: {str(error).splitlines()[0]}") from error
+        raise InputError(f"{type(model).__name__} cannot be exported to ONNX: {one_line(error)}") from error
     graph = program.model_proto
     facts = {"classes": list(split.classes), "mean": list(mean), "std": list(std)}
     onnx.helper.set_model_props(graph, {key: json.dumps(value) for key, value in facts.items()})

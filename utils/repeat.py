@@ -15,7 +15,7 @@ from scipy import stats
 from torch import nn
 
 from utils.data import ImageData
-from utils.engine import fit
+from utils.engine import fit, with_usable_sides
 from utils.files import write
 from utils.models import build_model
 from utils.recipes import Recipe
@@ -66,6 +66,8 @@ class Repeats:
     def mean_interval(self) -> tuple[float, float]:
         """95 % confidence interval of the mean: Student's t; NaN of a single run."""
         error = self.deviation / len(self.records) ** 0.5
+        if error == 0:
+            return self.mean, self.mean
         return tuple(map(float, stats.t.interval(CONFIDENCE, len(self.records) - 1, self.mean, error)))
 
     @property
@@ -86,6 +88,11 @@ class Repeats:
             writer.writerow({"seed": record["seed"]} | {key: record["results"][key] for key in COLUMNS[1:]})
         return text.getvalue()
 
+    @property
+    def kind(self) -> str:
+        """Of the images that were tested: "test", or "validation" of those held out."""
+        return "test" if self.records[0]["results"]["test_evaluations"] else "validation"
+
     def __str__(self) -> str:
         n = len(self.records)
         low, high = self.reached_interval
@@ -95,7 +102,7 @@ class Repeats:
                 f"{self.mean:.2f}", self.deviation, *self.mean_interval
             )
         return (
-            f"test accuracy, last epoch, n = {n}: {mean}\n"
+            f"{self.kind} accuracy, last epoch, n = {n}: {mean}\n"
             f"lowest and highest: {min(self.accuracies):.2f} %, {max(self.accuracies):.2f} %\n"
             f"at {self.target:.2f} % or more: {self.reached} of {n} (95 % confidence: {low:.0f} to {high:.0f} %)\n"
             f"seconds a run: median {statistics.median(self.seconds):.0f} ({min(self.seconds):.0f} to "
@@ -136,7 +143,7 @@ def repeat(
     for seed in range(seeds):
         folder = Path(out) / f"seed{seed}"
         model = change(build_model(model_name, seed=seed, classes=len(data.classes), **arguments))
-        record = finished_record(folder, model, recipe, data, seed)
+        record = finished_record(folder, model, with_usable_sides(recipe, model), data, seed)
         if record is None:
             fit(model, data, recipe, seed=seed, out=folder, resume=True, device=device)
             record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
@@ -161,6 +168,6 @@ def finished_seeds(
 
     def record(seed: int) -> dict | None:
         model = change(build_model(model_name, seed=seed, classes=len(data.classes), **arguments))
-        return finished_record(Path(out) / f"seed{seed}", model, recipe, data, seed)
+        return finished_record(Path(out) / f"seed{seed}", model, with_usable_sides(recipe, model), data, seed)
 
     return next(seed for seed in count() if record(seed) is None)

@@ -19,20 +19,22 @@ from itertools import chain, count, takewhile
 from pathlib import Path
 
 import albumentations as A
+import torch
 from filelock import FileLock, Timeout
 from torch import nn
 
-from utils.checkpoint import BEFORE, BEST, LAST, holds_run, newest_checkpoint, write_checkpoint
+from utils.checkpoint import BEFORE, BEST, LAST, holds_results, holds_run, newest_checkpoint, write_checkpoint
 from utils.data import ImageData
 from utils.device import describe_hardware
 from utils.errors import InputError, TrainingError
 from utils.files import write
-from utils.history import history_csv
+from utils.history import history_csv, read_history
 from utils.interrupt import undisturbed
 from utils.models import default_arguments, model_arguments, model_name, parameter_count
 from utils.recipes import Recipe
 
 PACKAGES = ("torch", "torchvision", "albumentations", "numpy")
+AS_BUILT = "as built"  # weights that have not learned yet
 SAVE_SECONDS = 30.0  # between checkpoints within an epoch
 LOG, LOCK = "training.log", ".lock"
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)  # of a file system that has none
@@ -48,6 +50,7 @@ class Run:
         seed: of the run.
         until: the test accuracy (percent) that ends the run early, or None.
         policy: the caller's own policy, or None: the recipe's.
+        first_weights: where the model's weights are from.
 
     Raises:
         InputError: the folder cannot be written, or another process is at it.
@@ -61,12 +64,14 @@ class Run:
         seed: int,
         until: float | None = None,
         policy: A.Compose | None = None,
+        first_weights: str = AS_BUILT,
     ):
         self.folder = None if folder is None else Path(folder)
         self.trainer = trainer
         self.data = data
         self.seed = seed
         self.policy = policy
+        self.first_weights = first_weights
         self.target = trainer.recipe.target if until is None else until
         self.history: list[dict] = []
         self.hardware: list[str] = []  # on which it trained; several, if it was resumed elsewhere
@@ -128,20 +133,22 @@ class Run:
             raise InputError("resume needs the run's folder: give out=")
         if resume and holds_run(self.folder):
             self.resume()
+        elif not resume and self.folder is not None and holds_results(self.folder):
+            raise InputError(f"{self.folder} holds a run already: resume it (--resume), or name another folder")
         else:
             self.start()
         self.begun = True
 
     def start(self) -> None:
         if self.folder is not None:
-            if holds_run(self.folder):
-                raise InputError(f"{self.folder} holds a run already: resume it (--resume), or name another folder")
             try:
                 write(self.folder / LOG, b"")
                 write(self.folder / "history.csv", history_csv([]).encode())
             except OSError as error:
                 raise InputError(f"{self.folder} cannot be written ({error.strerror}); name another folder") from error
         self.log(f"Data: {self.data}")
+        if self.first_weights != AS_BUILT:
+            self.log(f"The network has learned before: it starts from the weights of {self.first_weights}")
 
     def resume(self) -> None:
         checkpoint, wrong = newest_checkpoint(self.folder)
@@ -151,6 +158,8 @@ class Run:
             self.trainer.load_state_dict(checkpoint["trainer"])
             log_bytes = int(checkpoint["log_bytes"])
             self.hardware = [str(one) for one in checkpoint.get("hardware", [])]
+            self.first_weights = str(checkpoint.get("first_weights", AS_BUILT))
+            self.trainer.model.learned_from = checkpoint["learned_from"].to(torch.int64).flatten()
         except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"{self.folder}: the state in {LAST} does not fit this network and recipe") from error
         self.history = checkpoint["history"]
@@ -162,7 +171,17 @@ class Run:
         then, now = checkpoint["torch"], package_version("torch")
         if then != now:
             self.log(f"Until now it ran with torch {then}, from here on with {now}: the last digits may differ")
-        self.attempt(self.save_records)  # a stop may have come between the checkpoint and these
+        if self.recorded() != len(self.history):  # a stop came between the checkpoint and the records
+            self.attempt(self.save_records)
+
+    def recorded(self) -> int | None:
+        """The number of epochs in run.json and in history.csv; None if they differ or one is not whole."""
+        try:
+            run = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
+            epochs = len(read_history(self.folder / "history.csv"))
+            return epochs if run["results"]["epochs"] == epochs else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     def after_step(self) -> None:
         """Saves where the run is, if it is time."""
@@ -199,6 +218,7 @@ class Run:
             "seconds": self.seconds,
             "weights": self.trainer.model.state_dict(),
             "learned_from": self.trainer.model.learned_from,
+            "first_weights": self.first_weights,
             "torch": package_version("torch"),
             "hardware": self.hardware,
         }
@@ -260,6 +280,7 @@ class Run:
         history = self.history
         reached = [record["seconds"] for record in history if record["test_accuracy"] >= self.target]
         return self.identity | {
+            "first_weights": self.first_weights,
             "parameters": parameter_count(model),
             "versions": {"python": platform.python_version()} | {name: package_version(name) for name in PACKAGES},
             "hardware": ", then ".join(self.hardware) or describe_hardware(self.trainer.device),
@@ -322,12 +343,12 @@ def must_agree(folder: Path, then: dict, now: dict) -> None:
 
 def new_folder(wish: str | Path) -> Path:
     """The first of `wish`, `wish-2`, `wish-3`, ... that holds no run yet, so that none is overwritten."""
-    return next(folder for folder in numbered(Path(wish)) if not holds_run(folder))
+    return next(folder for folder in numbered(Path(wish)) if not holds_results(folder))
 
 
 def newest_folder(wish: str | Path) -> Path:
     """The folder before that one: of the run to resume. `wish` itself if it holds no run."""
-    return ([Path(wish), *takewhile(holds_run, numbered(Path(wish)))])[-1]
+    return ([Path(wish), *takewhile(holds_results, numbered(Path(wish)))])[-1]
 
 
 def numbered(wish: Path) -> Iterator[Path]:

@@ -173,7 +173,10 @@ def field(report: Report, claimed: str, holds) -> Row:
 
 
 def separable(report: Report, claimed: str, holds: bool) -> Row:
-    return "depthwise separable", claimed, report["depthwise"].measured, holds
+    row = report["depthwise"]
+    blocks = dict.fromkeys(name.split(".")[0].upper() for name in row.where)
+    measured = f"{row.measured}, in {' and '.join(blocks)}" if blocks else row.measured
+    return "depthwise separable", claimed, measured, holds
 
 
 def accuracy(record: dict | None, claimed: float) -> Row:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from utils.device import autocast, keep_freed_memory, pick_precision
-from utils.errors import TrainingError
+from utils.errors import InputError, TrainingError
 from utils.interrupt import undisturbed
 from utils.optim import Muon
 from utils.recipes import Recipe
@@ -159,7 +159,8 @@ class Trainer:
         """Puts back what `state_dict` returned."""
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # empty of a run that was not in fp16 until now
+            self.scaler.load_state_dict(state["scaler"])
         self.tally.load_state_dict(state["tally"])
 
 
@@ -167,14 +168,19 @@ def build_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optim
     """What the recipe names; with Muon, SGD for the rest; every parameter in exactly one of them.
 
     Muon is for matrices that mix channels: not for a depthwise kernel, which has one input channel.
+
+    Raises:
+        InputError: no parameter requires a gradient.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:
+        raise InputError(f"{type(model).__name__} has no parameter that requires a gradient: there is nothing to train")
     if recipe.optimizer == "adam":
         return [torch.optim.AdamW(parameters, recipe.learning_rate, weight_decay=recipe.weight_decay)]
     by_muon = [p for p in parameters if recipe.optimizer == "muon" and p.ndim == 4 and p.size(1) > 1]
     by_sgd = [p for p in parameters if all(p is not kernel for kernel in by_muon)]
     sgd = torch.optim.SGD(
-        by_sgd,
+        [{"params": by_sgd}],  # a list of its own: there may be none
         lr=recipe.learning_rate,
         momentum=recipe.momentum,
         weight_decay=recipe.weight_decay,

@@ -11,7 +11,7 @@ import copy
 import random
 import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import albumentations as A
 import cv2
@@ -141,6 +141,18 @@ def whole_policy(
 def check_probability(name: str, p: float) -> None:
     if not 0 <= p <= 1:
         raise InputError(f"{name}={p} is no probability: give a number in 0..1")
+
+
+def check_normalized(policy: A.Compose, mean: Sequence[float], std: Sequence[float]) -> None:
+    """Whether a policy leaves images in the units in which they are tested.
+
+    Raises:
+        InputError: it does not normalise once, by `mean` and `std` (0..1 units, to the second decimal).
+    """
+    by = [(t.mean, t.std) for t in policy.transforms if isinstance(t, A.Normalize) and t.normalization == "standard"]
+    if len(by) != 1 or not np.allclose(by[0], (mean, std), rtol=0, atol=0.01):
+        mean, std = (tuple(round(v, 4) for v in values) for values in (mean, std))
+        raise InputError(f"the policy has to normalise as the test does: with A.Normalize(mean={mean}, std={std})")
 
 
 def describe(policy: A.Compose) -> str:

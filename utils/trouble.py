@@ -10,7 +10,8 @@ from math import sqrt
 import torch
 
 from utils.data import ImageData, Split
-from utils.errors import InputError, TrainingError
+from utils.device import is_out_of_memory
+from utils.errors import InputError, TrainingError, one_line
 from utils.trainer import Trainer
 
 ENOUGH = 5000  # images, before a network that only guesses is given up
@@ -18,23 +19,19 @@ PATIENCE = 2  # epochs, before that
 
 
 def check_images(data: ImageData) -> None:
-    """Looks at labels and pixels before anything is trained.
+    """Looks at the pixels before anything is trained.
 
     Raises:
-        InputError: labels are no class, or the training images are all of one colour.
+        InputError: the training images are all of one colour, or no squares.
     """
-    for split in (data.train, data.test):
-        low, high, last = int(split.labels.min()), int(split.labels.max()), len(split.classes) - 1
-        if low < 0 or high > last:
-            raise InputError(
-                f"{split.dataset}: the {split.name} labels run from {low} to {high}; the classes are numbered "
-                f"0 to {last}"
-            )
     pixels = data.train.images
     if pixels.min() == pixels.max():
         raise InputError(
             f"{data.train.dataset}: all pixels of the training images are {int(pixels.min())}; see how they were read"
         )
+    height, width = pixels.shape[2:]
+    if height != width:
+        raise InputError(f"{data.train.dataset}: images of {height} x {width} pixels; recipes train on squares")
 
 
 def check_learning(history: Sequence[dict], split: Split) -> None:
@@ -72,10 +69,10 @@ def explained(trainer: Trainer) -> Iterator[None]:
         kept = "what was saved last is kept, to resume from"
         if "DataLoader worker" in str(error):
             raise TrainingError(
-                f"a process that augments images died ({str(error).splitlines()[0]}); {kept}; if it happens again, use "
+                f"a process that augments images died ({one_line(error)}); {kept}; if it happens again, use "
                 "dataclasses.replace(recipe, workers=0), or per_image=False"
             ) from error
-        if not is_out_of_memory(error):
+        if isinstance(error, TrainingError) or not is_out_of_memory(error):
             raise
         traceback.clear_frames(error.__traceback__)  # which hold the tensors of the step
         fits = largest_batch(trainer)
@@ -85,15 +82,6 @@ def explained(trainer: Trainer) -> Iterator[None]:
             else ("not even a batch of 2 fits: take a smaller network")
         )
         raise TrainingError(f"out of memory with batches of {trainer.recipe.batch_size}; {kept}; {advice}") from error
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether it is torch's way, on any device, to say that there is no memory left."""
-    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(
-        words in str(error) for words in ("out of memory", "can't allocate memory", "not enough memory")
-    )
 
 
 def largest_batch(trainer: Trainer) -> int:

@@ -45,7 +45,7 @@ class Layers(tuple):
         for layer in self:
             field = "-" if layer.field is None else times(layer.field)
             jump = "-" if layer.jump is None else times([f"{float(j):g}" for j in layer.jump])
-            texts.append((layer.name, layer.kind, times(layer.output), field, jump))
+            texts.append((layer.name, layer.kind, "x".join(map(str, layer.output)), field, jump))
         return texts
 
     def __str__(self) -> str:

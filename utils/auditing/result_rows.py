@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from math import isfinite
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from utils.arrays import JPEG_COPY, ORIGINAL
 from utils.auditing.requirement import MIN_ACCURACY, Requirement, row, unjudged
 from utils.data import ImageData, Split, fingerprints
 from utils.errors import InputError, one_line
@@ -53,7 +55,7 @@ def result_rows(
 
 
 def name_faults(dataset: str, images: int) -> Iterator[str]:
-    if not dataset.startswith("CIFAR-10") or dataset.startswith("CIFAR-100"):
+    if dataset not in (ORIGINAL, JPEG_COPY):
         yield "not CIFAR-10"
     if images != TEST_IMAGES:
         yield f"{images:,} images, not {TEST_IMAGES:,}"
@@ -77,8 +79,8 @@ def split_faults(split: Split, data: ImageData | None, learned: Tensor | None) -
         shared = int(torch.isin(tested, learned).sum())
         if shared > SEEN_ALLOWED * len(tested):
             yield f"{shared:,} of the images are training images"
-    elif split.name == "train":
-        yield "they are the training images"
+    elif split.name != "test":
+        yield f"they are the {'training' if split.name == 'train' else split.name} images"
     different = len(tested.unique())
     if different < (1 - SEEN_ALLOWED) * len(tested):
         yield f"only {different:,} different images"
@@ -129,6 +131,8 @@ class Record:
             self.accuracy = float(run["results"]["test_accuracy"])
             if not isinstance(self.data, str) or not isinstance(self.provenance, str):
                 raise TypeError("the data's name or provenance is no text")
+            if not isfinite(self.accuracy):
+                raise ValueError(f"an accuracy of {self.accuracy}")
         except OSError as error:
             raise InputError(f"{folder}: no run.json there; a run's folder holds it") from error
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -50,10 +51,11 @@ def build_model(name: str, seed: int = 0, pretrained: bool | str = False, **argu
         if argument not in signature.parameters:
             allowed = ", ".join(signature.parameters)
             raise InputError(f"model {name!r} takes no argument {argument!r}; it takes: {allowed}")
+    arguments = {key: value.item() if isinstance(value, np.generic) else value for key, value in arguments.items()}
     bound = signature.bind(**arguments)
     bound.apply_defaults()  # classes=10 said or not is the same network
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would move the GPU's as well
         model = network(**arguments)
     model.built_as = (name, bound.arguments)  # a checkpoint keeps it, to build the same network again
     if pretrained:
@@ -64,6 +66,7 @@ def build_model(name: str, seed: int = 0, pretrained: bool | str = False, **argu
                 f"the weights {shipped_name} are of a network with {run['model_arguments']}, not {bound.arguments}"
             )
         model.load_state_dict(weights)
+        model.pretrained = shipped_name  # `fit` keeps it: such a run does not start from nothing
     return model
 
 
