@@ -3,6 +3,7 @@
 import copy
 import json
 import threading
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from trap_networks import FIELDS, Net, Restless, chain, conv, state
 
 import utils
 from utils.audit import MAX_PARAMETERS, MIN_RECEPTIVE_FIELD, Report, audit
+from utils.auditing.footprint import Probe
 from utils.errors import InputError
 from utils.models import build_model
 from utils.recipes import RECIPES
@@ -228,6 +230,98 @@ def test_answers_that_are_no_numbers_are_said(model, says):
     assert report["forward"].passed is False
     assert report["forward"].measured.startswith(says)
     assert not report.passed
+
+
+@pytest.mark.parametrize("kind", ["dict", "tuple", "dataclass"])
+def test_answers_that_are_no_numbers_are_said_wherever_they_stand(kind):
+    @dataclass
+    class Answer:
+        logits: torch.Tensor
+
+    wrap = {"dict": lambda y: {"logits": y}, "tuple": lambda y: (y, 1), "dataclass": Answer}[kind]
+    network = chain(conv())
+    forward = network.forward
+    network.forward = lambda x: wrap(forward(x))
+    assert audit(network).receptive_field == (3, 3)
+    network.forward = lambda x: wrap(forward(x) / 0)
+    assert audit(network)["forward"].measured == "NaN or infinite answers to an image of noise"
+
+
+def squeezed(self, x):
+    return self.norm(self.a(x).mean((2, 3)).squeeze())[:, :, None, None]
+
+
+def standardised(self, x):
+    return self.a((x - x.mean((1, 2, 3), True)) / x.std((1, 2, 3), keepdim=True))
+
+
+RELUCTANT = {
+    "two images at least": Net(squeezed, a=conv(), norm=nn.BatchNorm1d(3)),
+    "the image is standardised": Net(standardised, a=conv()),
+    "scripted": torch.jit.script(chain(conv())),
+    "a scripted part": chain(torch.jit.script(nn.Sequential(conv()))),
+    "float64 inside": Net(lambda s, x: s.a(x.double()).float(), a=conv().double()),
+    "a method named train": Net(lambda s, x: s.a(x), a=conv()),
+}
+RELUCTANT["a method named train"].train = lambda loader, optimizer: None
+
+
+@pytest.mark.parametrize("name", RELUCTANT)
+def test_a_network_that_runs_in_its_own_way_is_judged(name):
+    report = audit(RELUCTANT[name])
+    assert "forward" not in [r.id for r in report.requirements]
+    assert report.receptive_field == (3, 3)
+
+
+def test_an_error_of_the_network_s_own_kind_on_images_of_other_sizes_is_no_end():
+    class Bad(Exception):
+        pass
+
+    def picky(self, x):
+        if x.shape[-2:] != (32, 32):
+            raise Bad("only 32 x 32")
+        return self.a(x)
+
+    report = audit(Net(picky, a=conv()))
+    assert report.receptive_field == (3, 3)
+
+
+def test_a_network_that_runs_only_once_is_counted():
+    def once(self, x):
+        if hasattr(self, "ran"):
+            raise KeyError("again")
+        self.ran = True
+        return self.a(x)
+
+    assert audit(Net(once, a=conv()))["params"].measured == "124"
+
+
+def scaled(self, x):
+    return self.a((x - x.min()) / (x.max() - x.min()))
+
+
+def attending(self, x):
+    y = self.a(x)
+    tokens = y.flatten(2).mT
+    return y + self.attend(tokens, tokens, tokens)[0].mT.reshape(y.shape)
+
+
+def attending_by_hand(self, x):
+    y = self.a(x)
+    tokens = y.flatten(2)
+    weights = torch.einsum("ncp,ncq->npq", tokens, tokens).softmax(2)
+    return y + torch.einsum("npq,ncq->ncp", weights, tokens).view(y.shape)
+
+
+@pytest.mark.parametrize("body", [scaled, attending, attending_by_hand])
+def test_a_look_at_all_of_the_image_does_not_make_the_strips_endless(body, monkeypatch):
+    sizes = []
+    field = Probe.field
+    monkeypatch.setattr(Probe, "field", lambda self, shape, *rest: sizes.append(shape) or field(self, shape, *rest))
+    report = audit(Net(body, a=conv(stride=4), attend=nn.MultiheadAttention(3, 1, batch_first=True)))
+    assert report.receptive_field == (3, 3)
+    assert "all of the image through averages inside" in report["rf"].measured
+    assert max(max(shape) for shape in sizes) <= 2048
 
 
 def test_what_runs_with_bad_weights_is_still_measured():

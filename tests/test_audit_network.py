@@ -170,6 +170,12 @@ AVERAGES = {
     "a 1x1 after it": nn.Sequential(nn.AdaptiveAvgPool2d(1), conv(1, 4, 4), nn.Flatten()),
     "in two steps": nn.Sequential(nn.AvgPool2d(8), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
 }
+NO_RULE = {  # for an operation before the average
+    "shuffled channels": nn.ChannelShuffle(2),
+    "repeated channels": lambda x: x[:, :2].repeat(1, 2, 1, 1),
+    "local response norm": nn.LocalResponseNorm(2),
+    "a filter in the Fourier domain": lambda x: torch.fft.irfft2(torch.fft.rfft2(x)),
+}
 
 
 @pytest.mark.parametrize("name", AVERAGES)
@@ -180,6 +186,22 @@ def test_global_average_pooling_however_it_is_written(name):
     assert report.receptive_field == {"in two steps": (17, 17)}.get(name, (3, 3))  # 3 + 7*2: a map of 2x2 is the last
     assert report.receptive_field_with_average == (33, 33)  # 3 + 15*2
     assert report.receptive_field_method == "layer algebra and gradient footprint agree"
+
+
+@pytest.mark.parametrize("name", NO_RULE)
+def test_an_average_is_known_by_its_shape_where_the_algebra_cannot_follow(name):
+    body = NO_RULE[name]
+    assert audit(Pooled(lambda x: body(x).mean((2, 3))))["gap"].passed
+    assert audit(Pooled(lambda x: body(x).amax((2, 3))))["gap"].passed is False
+
+
+def test_what_cannot_be_told_of_the_average_is_not_judged():
+    def hidden(x):
+        return F.avg_pool3d(torch.fft.irfft2(torch.fft.rfft2(x)).unsqueeze(1), (1, 16, 16)).flatten(1)
+
+    found = audit(Pooled(hidden))["gap"]
+    assert found.passed is None
+    assert "the layer algebra stops where there is no rule for" in found.measured
 
 
 NO_AVERAGES = {
@@ -202,6 +224,16 @@ NO_AVERAGES = {
 def test_what_is_no_global_average(name):
     pool, features = NO_AVERAGES[name]
     assert audit(Pooled(pool, features))["gap"].passed is False
+
+
+def test_an_average_beside_a_layer_that_takes_the_image_whole_is_not_enough():
+    class WideAndDeep(Pooled):
+        def forward(self, x):
+            return super().forward(x) + self.wide(x.flatten(1))
+
+    network = WideAndDeep(lambda x: x.mean((2, 3)))
+    network.wide = nn.Linear(3 * 1024, 10)
+    assert audit(network)["gap"].passed is False
 
 
 def by_reshape(x):
@@ -236,6 +268,9 @@ MAX_POOLINGS = {
     "unfold and max": by_max_with_indices,
     "F.unfold and amax": by_columns,
     "reshape and amax": by_reshape,
+    "fmax of slices": lambda x: torch.fmax(x[..., ::2, :], x[..., 1::2, :]),
+    "unfold and topk": lambda x: x.unfold(2, 2, 2).unfold(3, 2, 2).flatten(4).topk(1)[0].squeeze(-1),
+    "unfold and sort": lambda x: x.unfold(2, 2, 2).unfold(3, 2, 2).flatten(4).sort()[0][..., -1],
     "maximum of slices": lambda x: torch.maximum(x[..., ::2, :], x[..., 1::2, :]),
     "stacked slices": lambda x: torch.stack(quarters(x)).amax(0),
     "global": lambda x: x.amax((2, 3), keepdim=True),
@@ -254,6 +289,8 @@ NO_MAX_POOLINGS = {
     "maximum with zero": lambda x: torch.maximum(x, torch.zeros_like(x)),
     "maxout over channels": lambda x: x.view(x.size(0), 2, 2, *x.shape[2:]).amax(2).repeat(1, 2, 1, 1),
     "the larger of two activations": lambda x: torch.maximum(F.relu(x), torch.tanh(x)),
+    "the larger of two windows around the same place": lambda x: torch.maximum(x, F.avg_pool2d(x, 3, 1, 1)),
+    "sorted channels": lambda x: x.permute(0, 2, 3, 1).sort(-1)[0].permute(0, 3, 1, 2),
     "average pooling": nn.AvgPool2d(2),
     "a softmax over channels": lambda x: x.softmax(1),
 }
@@ -267,6 +304,13 @@ def test_what_is_no_max_pooling(name):
 
 def test_a_max_pooling_that_leads_nowhere_is_none():
     assert audit(Net(separable_aside, a=conv(), b=nn.MaxPool2d(2)))["max_pooling"].passed
+
+
+class Filter(nn.Module):
+    """What the layer algebra has no rule for."""
+
+    def forward(self, x):
+        return torch.fft.irfft2(torch.fft.rfft2(x))
 
 
 HALF = {"stride": 2}
@@ -291,6 +335,11 @@ STRUCTURES = {
     ),
     "strides at the beginning": (chain(*blocks(HALF, HALF, HALF, HALF)[1:]), True, "four blocks"),
     "height and width apart": (chain(*blocks({"stride": (2, 1)}, HALF, HALF)), True, "C1 32 > 16x32"),
+    "separable, the depthwise part strides": (
+        chain(*[layer for _ in range(4) for layer in (conv(), conv(groups=3, stride=2), conv(1))]),
+        True,
+        "C4 4 > 2",
+    ),
     "three": (chain(*blocks(HALF, HALF)), False, "3 blocks"),
     "five": (chain(*blocks(HALF, HALF, HALF, HALF)), False, "5 blocks"),
     "one": (chain(conv()), False, "1 block "),
@@ -301,6 +350,17 @@ STRUCTURES = {
         Net(lambda s, x: s.b(s.a(x)[..., ::2, ::2]), a=conv(), b=nn.Sequential(*blocks(HALF, HALF, HALF))),
         False,
         "reduced without a convolution in forward",
+    ),
+    "average pooling of the image": (chain(nn.AvgPool2d(2), *blocks(HALF, HALF, HALF)), False, "pooling in 0"),
+    "interpolation of the image": (
+        chain(nn.Upsample(scale_factor=0.5), *blocks(HALF, HALF, HALF)),
+        False,
+        "reduced without a convolution in 0",
+    ),
+    "average pooling where the algebra cannot follow": (
+        chain(conv(), Filter(), nn.AvgPool2d(2), *blocks(HALF, HALF, HALF)),
+        False,
+        "pooling in 2",
     ),
     "interpolation": (
         chain(conv(), nn.Upsample(scale_factor=0.5), *blocks(HALF, HALF, HALF)),
@@ -368,6 +428,20 @@ def test_bare_parameters_count():
     assert report.parameters == 84 + 40 + 3
     assert report["params"].measured == "127; torchsummary says 124"
     assert report["params"].where == ("scale",)
+
+
+def test_layers_in_a_plain_list_count_and_are_named():
+    def body(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+    network = Net(body, a=conv())
+    network.layers = [conv(3, 3, 100), conv(3, 100, 3)]
+    found = audit(network)["params"]
+    assert found.measured.startswith("124; besides 5,503 in layers that it does not know, as in a plain list")
+    network.layers = [conv(3, 3, 4000), conv(3, 4000, 3)]
+    assert audit(network)["params"].passed is False
 
 
 def test_frozen_parameters_count_and_are_told_apart():

@@ -118,6 +118,18 @@ def test_old_argument_names_that_albumentations_2_ignores_are_named():
     assert "fill=0, not the mean" in found.measured
 
 
+def test_a_hole_after_a_normalize_in_other_units_is_judged_in_those():
+    cifar10 = A.Normalize(FILL, [255 * s for s in STD], max_pixel_value=1.0)
+    hole = A.CoarseDropout((1, 1), (16, 16), (16, 16), fill=0)
+    assert audit(tiny_network(), A.Compose([A.HorizontalFlip(), A.ShiftScaleRotate(), cifar10, hole]))["augment"].passed
+
+
+def test_what_is_never_applied_as_a_whole_is_missing():
+    never = A.OneOf([A.CoarseDropout((1, 1), (16, 16), (16, 16), fill=(125, 123, 114))], p=0)
+    measured = audit(tiny_network(), A.Compose([A.HorizontalFlip(), A.ShiftScaleRotate(), never]))["augment"].measured
+    assert measured == "no CoarseDropout"
+
+
 def test_what_is_no_policy_is_refused():
     with pytest.raises(InputError, match="a Recipe or an Albumentations policy to judge, got str"):
         audit(tiny_network(), "fast")

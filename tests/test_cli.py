@@ -269,6 +269,21 @@ def file(tmp_path):
     return path
 
 
+@pytest.mark.parametrize("own", ["utils.py", "utils/__init__.py"])
+def test_audit_takes_the_user_s_own_utils_for_what_their_file_imports(tmp_path, capsys, own):
+    (tmp_path / own).parent.mkdir(exist_ok=True)
+    (tmp_path / own).write_text("def layers():\n    from torch import nn\n    return nn.Conv2d(3, 4, 3)\n")
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\nfrom utils import layers\n"
+        "class Net(nn.Sequential):\n    def __init__(self):\n        super().__init__(layers())\n"
+    )
+    ours = sys.modules["utils"]
+    assert main(["audit", f"{tmp_path / 'mine.py'}:Net"]) == 1
+    assert capsys.readouterr().out.startswith("Net: FAILED")
+    assert sys.modules["utils"] is ours
+    assert sys.modules["utils.audit"].__name__ == "utils.audit"
+
+
 def test_audit_passes_our_network_and_judges_its_augmentation(capsys):
     assert main(["audit", "s7"]) == 0
     shown = capsys.readouterr().out

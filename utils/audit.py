@@ -8,13 +8,14 @@ in network_rows.py, augment_row.py and result_rows.py.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from html import escape
 from pathlib import Path
 
 import albumentations as A
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from utils.auditing.anatomy import Anatomy
 from utils.auditing.augment_row import augment_row
@@ -157,7 +158,7 @@ def audit(
             depthwise_row(anatomy),
             dilated_row(anatomy),
             gap_row(anatomy),
-            params_row(network, shape, lazy=has_lazy(model)),
+            params_row(network, shape, anatomy.recorder.parameters, lazy=has_lazy(model)),
         )
         parameters = list(network.parameters())
     if sick:
@@ -177,24 +178,41 @@ def audit(
 def run_copy(model: nn.Module, shape: tuple[int, ...]) -> tuple[nn.Module, Anatomy, str]:
     """A copy of the model that has run once, what it did, and what is wrong with its answers, if anything."""
     try:
-        network = copied(model).cpu().float().eval()
+        network = nn.Module.train(copied(model).cpu(), False)  # its own `train` may be another thing
     except Exception as error:  # whatever it holds: an open file, a lock, a generator
         raise RuntimeError(f"it cannot be copied, {fault(error)}") from error
-    image = torch.ones(1, *shape)
-    with torch.no_grad():
-        if has_lazy(network):
-            network(image)  # its lazy layers take their sizes from the first image
-        anatomy = Anatomy(record(network, image), shape)
+    network, anatomy = first_that_runs(network, shape)
     broken = [name for name, tensor in network.named_parameters() if not tensor.isfinite().all()]
     broken += [name for name, tensor in network.named_buffers() if not tensor.isfinite().all()]
     if broken:
         return network, anatomy, f"NaN or infinite weights: {', '.join(broken[:3])}" + " ..." * (len(broken) > 3)
     answer = anatomy.recorder.answer
-    if isinstance(answer, Tensor) and not answer.isfinite().all():
-        return network, anatomy, "NaN or infinite answers to an image of ones"
+    parts = tree_leaves(vars(answer) if is_dataclass(answer) else answer)
+    if not all(part.isfinite().all() for part in parts if isinstance(part, Tensor)):
+        return network, anatomy, "NaN or infinite answers to an image of noise"
     if not anatomy.recorder.outputs:
         return network, anatomy, f"the answer is no tensor but {type(answer).__name__}"
     return network, anatomy, ""
+
+
+def first_that_runs(network: nn.Module, shape: tuple[int, ...]) -> tuple[nn.Module, Anatomy]:
+    """The network in float32 on one image; if that fails in its own precision; if that fails on two images.
+
+    Raises what the first of them raised if none runs.
+    """
+    images = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
+    first: Exception | None = None
+    for single, count in ((True, 1), (False, 1), (True, 2)):
+        candidate, image = copied(network), images[:count]
+        candidate = candidate.float() if single else candidate
+        try:
+            with torch.no_grad():
+                if has_lazy(candidate):
+                    candidate(image)  # its lazy layers take their sizes from the first image
+                return candidate, Anatomy(record(candidate, image), shape)
+        except Exception as error:  # whatever a network may raise
+            first = first or error
+    raise first
 
 
 def has_lazy(model: nn.Module) -> bool:

@@ -10,7 +10,7 @@ import copy
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -99,6 +99,8 @@ def record(model: nn.Module, image: Tensor) -> Recorder:
     recorder = Recorder(image)
     handles = []
     for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            continue  # takes no such hooks
         enter = module.register_forward_pre_hook(lambda module, inputs, name=name: recorder.modules.append(name))
         leave = module.register_forward_hook(lambda module, inputs, output: recorder.leave())
         handles += [enter, leave]
@@ -117,7 +119,9 @@ class Recorder(TorchDispatchMode):
 
     Attributes:
         operations: the trace.
+        image_shape: of the image, batch axis included.
         outputs: what the model returned.
+        parameters: those that operations took, by id, whether the model knows of them or not.
         reads_values: whether its `forward` looked at numbers made of the image, as in `if x.mean() > 0`: another
             image may take another path.
     """
@@ -128,7 +132,9 @@ class Recorder(TorchDispatchMode):
         self.outputs: list[Operand] = []
         self.reads_values = False
         self.answer: Any = None
+        self.parameters: dict[int, nn.Parameter] = {}
         self.modules: list[str] = []  # those whose `forward` is running, outermost first
+        self.image_shape = tuple(image.shape)
         self.sources = {id(image): (IMAGE, 0)}
         self.written: dict[int, int] = {}  # memory: the last operation that wrote into it, perhaps into a part
         self.alive = [image]  # an id is only good as long as its tensor lives
@@ -164,11 +170,15 @@ class Recorder(TorchDispatchMode):
     def describe(self, value: Any) -> Any:
         """`value` with every tensor in it replaced by an `Operand`."""
         if isinstance(value, Tensor):
+            if isinstance(value, nn.Parameter):
+                self.parameters[id(value)] = value
             source, result = self.sources.get(id(value), (None, 0))
             written = self.written.get(memory(value))
             if written is not None and (source is None or written > source):
                 source, result = written, 0
             return Operand(tuple(value.shape), source, result)
+        if is_dataclass(value) and not isinstance(value, type):
+            value = vars(value)
         if isinstance(value, dict):
             value = tuple(value.values())
         if isinstance(value, (tuple, list)):

@@ -149,10 +149,16 @@ def check_normalized(policy: A.Compose, mean: Sequence[float], std: Sequence[flo
     Raises:
         InputError: it does not normalise once, by `mean` and `std` (0..1 units, to the second decimal).
     """
-    by = [(t.mean, t.std) for t in policy.transforms if isinstance(t, A.Normalize) and t.normalization == "standard"]
+    steps = [t for t in policy.transforms if isinstance(t, A.Normalize)]
+    by = [normalized_by(t) for t in steps if t.normalization == "standard"]
     if len(by) != 1 or not np.allclose(by[0], (mean, std), rtol=0, atol=0.01):
         mean, std = (tuple(round(v, 4) for v in values) for values in (mean, std))
         raise InputError(f"the policy has to normalise as the test does: with A.Normalize(mean={mean}, std={std})")
+
+
+def normalized_by(normalize: A.Normalize) -> np.ndarray:
+    """Mean and std (2, 3), in 0..1 units of uint8 images, of a standard Normalize."""
+    return np.array([normalize.mean, normalize.std]) * normalize.max_pixel_value / 255
 
 
 def describe(policy: A.Compose) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
+from math import prod
 
 from utils.auditing.convolutions import Convolution
 from utils.auditing.layouts import SIDES, Layout, Strand, Taps, size_of
 from utils.auditing.lines import Line, Unfollowed, join, pixels
-from utils.auditing.paths import last_maps, reached
-from utils.auditing.receptive_field import layouts
+from utils.auditing.paths import last_maps, made_of
+from utils.auditing.receptive_field import image_layout, layouts
 from utils.trace import IMAGE, Operand, Operation, Recorder, operands
 
 POOLS = (
@@ -18,8 +19,10 @@ POOLS = (
     "adaptive_max_pool2d",
     "fractional_max_pool2d",
     "max_pool3d_with_indices",
+    "adaptive_max_pool3d",
 )
-EXTREMES = ("amax", "amin", "max", "min", "argmax", "argmin", "topk", "sort")
+EXTREMES = ("amax", "amin", "max", "min", "argmax", "argmin", "topk", "sort", "kthvalue")
+LAST = ("topk", "sort", "kthvalue")  # of these, the last axis is the one they take if nothing is said
 AVERAGES = ("mean", "avg_pool2d", "adaptive_avg_pool2d", "_adaptive_avg_pool2d")
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "linear")
 
@@ -36,8 +39,10 @@ class Anatomy:
     def __init__(self, recorder: Recorder, shape: Sequence[int]):
         self.recorder = recorder
         self.operations = recorder.operations
-        self.found = layouts(self.operations, (1, *shape))
-        self.live = reached(recorder)
+        batch = recorder.image_shape[0]
+        self.found = layouts(self.operations, (batch, *shape))
+        self.image = image_layout((batch, *shape))
+        self.live = made_of(self.operations, [operand.source for operand in recorder.outputs])
         self.consumers: dict[int, list[int]] = {}
         for operation in self.operations:
             for source in operation.inputs:
@@ -48,8 +53,10 @@ class Anatomy:
         return None if isinstance(found, Unfollowed) else found[0]
 
     def input_layout(self, operand: Operand) -> Layout | None:
-        if operand.source is None or operand.source == IMAGE:
+        if operand.source is None:
             return None
+        if operand.source == IMAGE:
+            return self.image
         found = self.found[operand.source]
         return None if isinstance(found, Unfollowed) else found[operand.result]
 
@@ -84,25 +91,15 @@ class Anatomy:
     def closers(self) -> list[Operation]:
         """The operations that make of those maps values without height or width."""
         result = []
-        for index in sorted(self.after(self.targets)):
+        for index in sorted(self.behind_the_map):
             operation = self.operations[index]
             inputs = [self.input_layout(o) for o in operands(operation.arguments)]
             before = {s.side for layout in inputs if layout for s in layout.strands}
             after = self.layout(index)
-            if after is not None and before - {s.side for s in after.strands}:
+            lost = before - {s.side for s in after.strands} if after is not None else leaves_no_map(operation)
+            if lost:
                 result.append(operation)
         return result
-
-    def after(self, targets: Iterable[int]) -> set[int]:
-        """The live operations behind `targets`, themselves not included."""
-        seen: set[int] = set()
-        waiting = list(targets)
-        while waiting:
-            for index in self.consumers.get(waiting.pop(), []):
-                if index in self.live and index not in seen:
-                    seen.add(index)
-                    waiting.append(index)
-        return seen - set(targets)
 
     @cached_property
     def max_pools(self) -> list[Operation]:
@@ -114,12 +111,12 @@ class Anatomy:
             return True
         inputs = [o for o in operands(operation.arguments) if o.source is not None]
         known = [layout for layout in map(self.input_layout, inputs) if layout is not None]
-        if operation.function in ("maximum", "minimum", "max", "min") and len(inputs) == 2:
-            lines = [[(s.side, s.line) for s in layout.strands] for layout in known if layout.strands]
-            return len(lines) == 2 and lines[0] != lines[1]
+        if operation.function in ("maximum", "minimum", "fmax", "fmin", "max", "min") and len(inputs) == 2:
+            places = [[(s.side, s.line.middles) for s in layout.strands] for layout in known if layout.strands]
+            return len(places) == 2 and places[0] != places[1]
         if operation.function not in EXTREMES or not known:
             return False
-        dim = operation.arguments.get("dim", -1 if operation.function in ("topk", "sort") else None)
+        dim = operation.arguments.get("dim", -1 if operation.function in LAST else None)
         rank = len(known[0].axes)
         numbers = range(rank) if dim in (None, ()) else [d % rank for d in ((dim,) if isinstance(dim, int) else dim)]
         if operation.index in self.behind_the_map:
@@ -128,7 +125,8 @@ class Anatomy:
 
     @cached_property
     def behind_the_map(self) -> set[int]:
-        return self.after(self.targets)
+        """The live operations that no last map is made of: they come after those, or take the image past them."""
+        return self.live - made_of(self.operations, self.targets)
 
     @cached_property
     def average_pools(self) -> list[Operation]:
@@ -137,8 +135,10 @@ class Anatomy:
 
     def averages_windows(self, operation: Operation) -> bool:
         before, after = self.input_layout(first_operand(operation)), self.layout(operation.index)
-        if operation.function not in AVERAGES or before is None or after is None:
+        if operation.function not in AVERAGES:
             return False
+        if before is None or after is None:  # the algebra could not follow: what is called a pool is one
+            return "pool" in operation.function and max(operation.shape[2:]) > 1
         return before.is_map and after.is_map and any(before.line(side) != after.line(side) for side in SIDES)
 
     @cached_property
@@ -207,6 +207,10 @@ class Anatomy:
         maps = self.maps()
         return tuple(max(layout.line(side).field for layout in maps) for side in SIDES)
 
+    def lost(self) -> str:
+        """Why the algebra could not follow the first operation that it could not, of those the answer depends on."""
+        return next((str(self.found[i]) for i in sorted(self.live) if isinstance(self.found[i], Unfollowed)), "")
+
     def maps(self) -> list[Layout]:
         for index in self.targets:
             if isinstance(self.found[index], Unfollowed):
@@ -224,6 +228,14 @@ class Anatomy:
         """The same for the average over all positions of the last maps."""
         spans = [[layout.line(s).span(strand_size(layout, s)) for layout in self.maps()] for s in SIDES]
         return tuple(pixels(join(span)) for span in spans)
+
+
+def leaves_no_map(operation: Operation) -> bool:
+    """By the shapes alone, where the algebra could not follow: one number a channel is left of a map."""
+    shape = first_operand(operation).shape
+    return (
+        len(shape) == 4 and max(shape[2:]) > 1 and operation.shape[:2] == shape[:2] and prod(operation.shape[2:]) == 1
+    )
 
 
 def strand_size(layout: Layout, side: int) -> int:

@@ -12,6 +12,7 @@ from utils.data import ImageData
 from utils.engine import recipe_policy
 from utils.errors import InputError
 from utils.recipes import Recipe
+from utils.transforms import normalized_by
 
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)  # of the 50,000 training images, pixels counted as 0..1
 CIFAR10_STD = (0.2470, 0.2435, 0.2616)
@@ -53,7 +54,7 @@ class Statistics:
 def flat(policy: A.BaseCompose | A.BasicTransform) -> Iterator[A.BasicTransform]:
     """The transforms of a policy in order, also those inside OneOf, Sequential and the like."""
     if isinstance(policy, A.BaseCompose):
-        for part in policy.transforms:
+        for part in policy.transforms if policy.p > 0 else ():
             yield from flat(part)
     else:
         yield policy
@@ -136,7 +137,8 @@ def units(before: list[A.BasicTransform], mean: np.ndarray, std: np.ndarray) -> 
         if isinstance(transform, A.Normalize):
             if getattr(transform, "normalization", "standard") != "standard":
                 return np.zeros(3), 0.1, "after Normalize"
-            return (mean - np.array(transform.mean)) / np.array(transform.std), 0.1, "after Normalize"
+            its_mean, its_std = normalized_by(transform)
+            return (mean - its_mean) / its_std, 0.1, "after Normalize"
         if isinstance(transform, A.ToFloat):
             return mean, 0.012, "in 0..1"
     return 255 * mean, 3.0, "in 0..255"

@@ -22,9 +22,9 @@ from utils.errors import one_line
 from utils.trace import Recorder, copied, operands
 
 LONGEST = 1 << 16  # pixels of a strip
+BLIND = 1 << 11  # pixels of one that the algebra did not ask for: a network that looks at all of it has no end
 NARROW = 32  # pixels of its other side, where the network takes that
 SQUARE = 512  # pixels; larger squares take too much memory
-FAILURES = (RuntimeError, ValueError, TypeError, IndexError, ArithmeticError, AssertionError)  # of a forward pass
 
 
 class NoFootprint(Exception):
@@ -51,7 +51,9 @@ def footprint(
     try:
         probe = dry_run(model, shape, choose)
         return tuple(field_along(probe, shape, side, guess) for side in SIDES)
-    except FAILURES as error:
+    except NoFootprint:
+        raise
+    except Exception as error:  # whatever a network may raise
         raise NoFootprint(f"the network does not run as a copy in float64: {one_line(error)}") from error
 
 
@@ -130,7 +132,7 @@ def dry_run(model: nn.Module, shape: Sequence[int], choose: Callable[..., list[i
         axes = (None, None)
         if not isinstance(layout, Unfollowed):
             axes = tuple(layout[0].axis(side) for side in SIDES)
-            cuts |= {passing.made[op] for op in layout[0].through if op in passing.made}
+            cuts |= {passing.within[op] for op in layout[0].through if op in passing.within}
         targets.append(Target(passing.made[index], axes))
     return Probe(model, targets, cuts, passing.sizes, passing.names)
 
@@ -143,7 +145,7 @@ def passing_copy(model: nn.Module) -> nn.Module:
         if parameter.is_floating_point():
             values = torch.empty(parameter.shape, dtype=torch.float64).uniform_(0.5, 1.5, generator=generator)
             memo[id(parameter)] = nn.Parameter(values.div_(parameter[0].numel() if parameter.dim() > 1 else 1))
-    model = copied(model, memo).cpu().double().eval()
+    model = nn.Module.train(copied(model, memo).cpu().double(), False)  # its own `train` may be another thing
     with torch.no_grad():
         for buffer in model.buffers():
             if buffer.is_floating_point():
@@ -163,15 +165,27 @@ def field_along(probe: Probe, shape: Sequence[int], side: int, guess: Sequence[L
     for width in dict.fromkeys((min(NARROW, other), other, enough)):
         try:
             field = on_strips(probe, shape[0], side, length, width, period)
-        except FAILURES as error:
+        except NoFootprint:
+            raise
+        except Exception as error:
             failure = f"the network does not take an image of {length} x {width}: {one_line(error)}"
         if field:
             return field
-    with contextlib.suppress(*FAILURES):
-        field = probe.field(shape, side, period) if field is None else field
     if field is None:
-        raise NoFootprint(failure or f"the field reaches beyond {LONGEST} pixels")
+        field = on_own_size(probe, shape, side, period)
+    if field is None:
+        raise NoFootprint(failure or f"the field reaches beyond {max(length, BLIND)} pixels")
     return field
+
+
+def on_own_size(probe: Probe, shape: Sequence[int], side: int, period: int) -> int | None:
+    """The field on an image of the network's own size; None if it reaches the border, or the network fails."""
+    try:
+        return probe.field(shape, side, period)
+    except NoFootprint:
+        raise
+    except Exception:
+        return None
 
 
 def long_enough(shape: Sequence[int], side: int, guess: Sequence[Line] | None) -> int:
@@ -186,7 +200,8 @@ def long_enough(shape: Sequence[int], side: int, guess: Sequence[Line] | None) -
 
 def on_strips(probe: Probe, channels: int, side: int, length: int, width: int, period: int) -> int | None:
     """The field on a strip of this length, or twice, four times, ... the length; None if no strip is long enough."""
-    while length <= LONGEST:
+    longest = min(max(length, BLIND), LONGEST)
+    while length <= longest:
         strip = (length, width) if side == 0 else (width, length)
         field = probe.field((channels, *strip), side, period)
         if field is not None:

@@ -6,6 +6,8 @@ import importlib.util
 import json
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -51,7 +53,8 @@ def given_network(place: str, arguments: str = "{}", recipe: str | None = None) 
         return Given(model, chosen or recorded_recipe(checkpoint["recipe"]), run)
     path, colon, name = place.rpartition(":")
     if colon and name.isidentifier():
-        return Given(made(own_module(Path(path)), name, keywords), chosen)
+        with beside(Path(path)):
+            return Given(made(own_module(Path(path)), name, keywords), chosen)
     if place.endswith(".py"):
         raise InputError(f"{place}: name the class too, as in {place}:Net")
     return Given(named_network(place, keywords), chosen or RECIPES.get(place, RECIPES[DEFAULT_RECIPE]))
@@ -90,7 +93,7 @@ def constructor_arguments(arguments: str) -> dict:
 
 
 def own_module(path: Path) -> ModuleType:
-    """The user's file, run as a module. What lies beside it can be imported by it."""
+    """The user's file, run as a module."""
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     print(f"python -m utils: this runs {path}, your own file", file=sys.stderr)
@@ -99,14 +102,30 @@ def own_module(path: Path) -> ModuleType:
         raise InputError(f"{path}: not a Python file; its name must end in .py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses and pickle look for it there
-    sys.path.insert(0, str(path.parent.resolve()))
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         raise InputError(f"{path} cannot be run: {placed(error, path)}") from error
-    finally:
-        sys.path.remove(str(path.parent.resolve()))
     return module
+
+
+@contextmanager
+def beside(path: Path) -> Iterator[None]:
+    """What lies beside the user's file can be imported: also a `utils` of their own, which takes the place of ours."""
+    folder, ours = str(path.parent.resolve()), {}
+    if any((path.parent / name).is_file() for name in ("utils.py", "utils/__init__.py")):
+        ours = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "utils"}
+    for name in ours:
+        del sys.modules[name]
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
+        if ours:
+            for name in [name for name in sys.modules if name.partition(".")[0] == "utils"]:
+                del sys.modules[name]
+            sys.modules.update(ours)
 
 
 def made(module: ModuleType, name: str, keywords: dict) -> nn.Module:

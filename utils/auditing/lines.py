@@ -47,6 +47,11 @@ class Line:
         """Pixels between neighbouring positions."""
         return Fraction(abs(self.step), self.period)
 
+    @property
+    def middles(self) -> tuple[int, list[float]]:
+        """Where positions stand: the pixels in a period, and twice the middle of what each of its positions sees."""
+        return self.step, [low + high for low, high in zip(self.low, self.high, strict=True)]
+
     def at(self, position: int) -> tuple[float, float]:
         """The first and the last pixel that `position` depends on."""
         block, phase = divmod(position, self.period)

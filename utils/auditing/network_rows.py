@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
 
 from utils.auditing.anatomy import AVERAGES, Anatomy
 from utils.auditing.convolutions import Convolution, name_of, short
-from utils.auditing.requirement import MAX_PARAMETERS, Requirement, row, shortened
+from utils.auditing.requirement import MAX_PARAMETERS, Requirement, row, shortened, unjudged
 
 NOT_RUN = "the network does not run"
 
@@ -22,6 +22,8 @@ def structure_row(anatomy: Anatomy) -> Requirement:
     for last in (True, False):
         numbers = [stages[c.operation.index] - (last and c in reducing) for c in anatomy.body]
         found = [[c for c, n in zip(anatomy.body, numbers, strict=True) if n == k] for k in sorted(set(numbers))]
+        if len(found) == 5 and all(c.is_pointwise for c in found[-1]):  # of a depthwise convolution that strides
+            found[-2:] = [found[-2] + found[-1]]
         if last or len(found) == 4 != len(blocks):
             blocks = found
     faults = []
@@ -93,6 +95,8 @@ def gap_row(anatomy: Anatomy) -> Requirement:
     closers = anatomy.closers
     wrong = [o for o in closers if not averages(anatomy, o)]
     where = map(name_of, wrong or closers)
+    if not closers and (lost := anatomy.lost()):
+        return unjudged("gap", f"the layer algebra stops where {lost}")
     if not closers:
         return row("gap", "none: the answer is not made of a pooled map", False)
     if wrong:
@@ -113,22 +117,40 @@ def averages(anatomy: Anatomy, operation) -> bool:
     return any((f == "div" and n == count) or (f == "mul" and n == 1 / count) for f, n in factors)
 
 
-def params_row(model: nn.Module, shape: Sequence[int] | None, lazy: bool = False) -> Requirement:
-    """Every parameter once. torchsummary's total, which many quote, is named where it differs."""
+def params_row(
+    model: nn.Module, shape: Sequence[int] | None, used: Mapping[int, nn.Parameter] | None = None, lazy: bool = False
+) -> Requirement:
+    """Every parameter once. torchsummary's total, which many quote, is named where it differs.
+
+    Args:
+        shape: channels, height, width of an image to run the model on; None: it does not run.
+        used: the parameters that ran, by id: those of layers in a plain list are none of the model's, but count.
+    """
     total = sum(p.numel() for p in model.parameters())
+    known = set(map(id, model.parameters()))
+    strays = sum(p.numel() for key, p in (used or {}).items() if key not in known)
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     said = f"{total:,}"
     said += f", {trainable:,} of them trainable" if trainable != total else ""
     said += ", once its lazy layers have seen an image" if lazy else ""
+    said += (
+        f"; besides {strays:,} in layers that it does not know, as in a plain list: no optimiser finds them"
+        if strays
+        else ""
+    )
     where: list[str] = []
-    if shape is not None and (other := torchsummary_total(model, shape)) != total:
+    other = total if shape is None else torchsummary_total(model, shape)
+    if other not in (None, total):
         said += f"; torchsummary says {other:,}"
         where = [n for n, p in model.named_parameters() if n.rpartition(".")[2] not in ("weight", "bias")]
-    return row("params", said, total < MAX_PARAMETERS, where)
+    return row("params", said, total + strays < MAX_PARAMETERS, where)
 
 
-def torchsummary_total(model: nn.Module, shape: Sequence[int]) -> int:
-    """The total that torchsummary would print: weight and bias of each module, as often as it is called."""
+def torchsummary_total(model: nn.Module, shape: Sequence[int]) -> int | None:
+    """The total that torchsummary would print: weight and bias of each module, as often as it is called.
+
+    None if the model does not run again.
+    """
     counts: list[int] = []
     handles = []
 
@@ -137,13 +159,16 @@ def torchsummary_total(model: nn.Module, shape: Sequence[int]) -> int:
         counts.append(sum(t.numel() for t in tensors if isinstance(t, torch.Tensor)))
 
     def watch(module: nn.Module) -> None:
-        if not isinstance(module, (nn.Sequential, nn.ModuleList)) and module is not model:
+        containers = (nn.Sequential, nn.ModuleList, torch.jit.ScriptModule)  # which torchsummary, or torch, passes over
+        if not isinstance(module, containers) and module is not model:
             handles.append(module.register_forward_hook(count))
 
     model.apply(watch)
     try:
         with torch.no_grad():
             model(torch.ones(1, *shape))
+    except Exception:  # whatever a network may raise
+        return None
     finally:
         for handle in handles:
             handle.remove()

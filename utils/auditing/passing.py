@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
 
 from utils.trace import Recorder
 
@@ -38,6 +39,7 @@ class Passing(TorchFunctionMode):
     Attributes:
         names: of the calls that returned tensors, in order.
         made: which call made the result of an operation, if a recorder is set.
+        within: during which call an operation ran, be it as a part of it; likewise.
         kept: results of the calls in `keep`.
         cut: calls whose results are taken for constants.
         sizes: output over input size of the calls in `SIZED`; filled on the first run, obeyed on later ones.
@@ -50,6 +52,7 @@ class Passing(TorchFunctionMode):
         self.names: list[str] = []
         self.kept: dict[int, Tensor] = {}
         self.made: dict[int, int] = {}
+        self.within: dict[int, int] = {}
         self.recorder: Recorder | None = None
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
@@ -58,13 +61,16 @@ class Passing(TorchFunctionMode):
         if name in ("__get__", "__set__", "size", "dim") or name.startswith("_set_"):
             return function(*args, **kwargs)
         number = len(self.names)
+        first = len(self.recorder.operations) if self.recorder is not None else 0
         with torch.set_grad_enabled(self.recorder is None):  # also where the network itself switches gradients off
             result = self.replaced(number, name.rstrip("_"), function, args, kwargs)
             if number in self.cut:
-                result = result.detach() if isinstance(result, Tensor) else result
+                result = tree_map(lambda r: r.detach() if isinstance(r, Tensor) else r, result)
         results = result if isinstance(result, (tuple, list)) else [result]
         if any(isinstance(r, Tensor) for r in results):
             self.names.append(name)
+            if self.recorder is not None:
+                self.within |= dict.fromkeys(range(first, len(self.recorder.operations)), number)
             for tensor in results if self.recorder is not None else ():
                 source, _ = self.recorder.sources.get(id(tensor), (None, 0))
                 if source is not None and source >= 0:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 from utils.auditing.lines import Unfollowed
-from utils.trace import IMAGE, Recorder
+from utils.trace import IMAGE, Operation, Recorder
 
 
-def reached(recorder: Recorder) -> set[int]:
-    """The operations that the answer was made of."""
-    live: set[int] = set()
-    waiting = [operand.source for operand in recorder.outputs]
+def made_of(operations: Sequence[Operation], results: Iterable[int | None]) -> set[int]:
+    """The operations that lead to some results, those of the results included; IMAGE and None are none."""
+    found: set[int] = set()
+    waiting = list(results)
     while waiting:
         index = waiting.pop()
-        if index is not None and index != IMAGE and index not in live:
-            live.add(index)
-            waiting += recorder.operations[index].inputs
-    return live
+        if index is not None and index != IMAGE and index not in found:
+            found.add(index)
+            waiting += operations[index].inputs
+    return found
 
 
 def last_maps(recorder: Recorder, found: Sequence, allowed: Container[int] | None = None) -> list[int]:

@@ -43,8 +43,7 @@ def layouts(operations: Sequence[Operation], image_shape: Sequence[int]) -> list
     Args:
         image_shape: batch, channels, height, width.
     """
-    height, width = (Strand(side, image_shape[2 + side], IMAGE_LINE) for side in SIDES)
-    image = Layout(((image_shape[0],), (image_shape[1],), (height,), (width,)))
+    image = image_layout(image_shape)
     known: list[list[Layout] | Unfollowed] = []
 
     def look_up(operand: Operand) -> Layout:
@@ -66,6 +65,12 @@ def layouts(operations: Sequence[Operation], image_shape: Sequence[int]) -> list
         except (LookupError, ValueError, TypeError, AttributeError) as error:
             known.append(Unfollowed(f"{operation.function} is used in a way that has no rule: {error!r}"))
     return known
+
+
+def image_layout(shape: Sequence[int]) -> Layout:
+    """Of the image itself: every position sees itself. `shape`: batch, channels, height, width."""
+    height, width = (Strand(side, shape[2 + side], IMAGE_LINE) for side in SIDES)
+    return Layout(((shape[0],), (shape[1],), (height,), (width,)))
 
 
 def whole_of(layout: Layout, operand: Operand) -> Layout:
@@ -140,7 +145,10 @@ def reduction(operation: Operation, look: Look) -> Layout:
 def mixing(operation: Operation, look: Look) -> Layout:
     """Softmax, sort, cumulative sum: every position along an axis may depend on all of them."""
     layout = first(operation, look)
-    return layout.blurred(dimensions(operation, len(layout.axes)), operation.index)
+    rank = len(layout.axes)
+    if operation.function in ("sort", "topk"):  # a trace leaves out what equals its default
+        return layout.blurred([argument(operation, "dim", -1) % rank], operation.index)
+    return layout.blurred(dimensions(operation, rank), operation.index)
 
 
 def statistics(layout: Layout, numbers: Sequence[int], by: int) -> Layout:
