@@ -193,6 +193,7 @@ def test_an_average_is_known_by_its_shape_where_the_algebra_cannot_follow(name):
     body = NO_RULE[name]
     assert audit(Pooled(lambda x: body(x).mean((2, 3))))["gap"].passed
     assert audit(Pooled(lambda x: body(x).amax((2, 3))))["gap"].passed is False
+    assert audit(Pooled(lambda x: body(x).flatten(1), 4 * 256))["gap"].passed is False
 
 
 def test_what_cannot_be_told_of_the_average_is_not_judged():

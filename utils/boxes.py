@@ -17,7 +17,7 @@ from utils.errors import InputError, one_line
 from utils.models import model_name
 from utils.trace import IMAGE, Operation, copied, record
 
-MOST_ROWS = 12  # of a block: a longer column would not fit a page
+MOST_ROWS = 14  # of a block: a longer column would not fit a page
 
 # How the operations are called that are written into the box of the layer before; others keep torch's name
 SHORT = {"relu": "ReLU", "silu": "SiLU", "gelu": "GELU", "leaky_relu": "leaky ReLU"}

@@ -72,11 +72,12 @@ def robustness(results: dict[str, Evaluation]) -> Figure:
     figure = Figure(figsize=(7.6, 0.27 * len(names) + 1.1), dpi=DPI, layout="constrained")
     axis = figure.subplots()
     bars = axis.barh(names, accuracies, xerr=errors, color=["tab:green", *["tab:blue"] * (len(names) - 1)])
-    axis.bar_label(bars, [f"{accuracy:.1f}" for accuracy in accuracies], padding=6, fontsize=8)
+    labels = [f"{accuracy:.1f}" for accuracy in accuracies]
+    axis.bar_label(bars, labels, label_type="center", color="white", fontsize=8)  # clear of the clean images' line
     axis.axvline(clean.accuracy, color="tab:green", linewidth=0.7)
     axis.invert_yaxis()
     axis.set(xlabel="accuracy (%)", xlim=(0, 105))
-    title = f"Accuracy on {clean.total:,} {clean.split.name} images that a camera has spoiled"
+    title = f"Accuracy on {clean.total:,} {clean.split.name} images, as they are and spoiled"
     return titled(figure, title, clean.split.origin)
 
 

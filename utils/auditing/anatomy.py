@@ -231,11 +231,11 @@ class Anatomy:
 
 
 def leaves_no_map(operation: Operation) -> bool:
-    """By the shapes alone, where the algebra could not follow: one number a channel is left of a map."""
-    shape = first_operand(operation).shape
-    return (
-        len(shape) == 4 and max(shape[2:]) > 1 and operation.shape[:2] == shape[:2] and prod(operation.shape[2:]) == 1
-    )
+    """By shapes alone, where the algebra could not follow: a map becomes one number a channel, or all in a row."""
+    before, after = first_operand(operation).shape, operation.shape
+    if len(before) != 4 or max(before[2:]) == 1 or len(after) < 2 or before[0] != after[0]:
+        return False
+    return after[1:] == (prod(before[1:]),) or (after[1] == before[1] and prod(after[2:]) == 1)
 
 
 def strand_size(layout: Layout, side: int) -> int:

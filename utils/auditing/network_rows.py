@@ -133,11 +133,8 @@ def params_row(
     said = f"{total:,}"
     said += f", {trainable:,} of them trainable" if trainable != total else ""
     said += ", once its lazy layers have seen an image" if lazy else ""
-    said += (
-        f"; besides {strays:,} in layers that it does not know, as in a plain list: no optimiser finds them"
-        if strays
-        else ""
-    )
+    if strays:
+        said += f"; besides {strays:,} in layers that it does not know, as in a plain list: no optimiser finds them"
     where: list[str] = []
     other = total if shape is None else torchsummary_total(model, shape)
     if other not in (None, total):
