@@ -6,8 +6,8 @@
 
 On a validation part of the training images (5,000 of them, fixed by seed): the test images are not looked at. An
 ingredient pays if leaving it out costs at least two standard errors; or, if that costs nothing that can be told from
-chance, but at least a tenth more time, it pays in time. Times compare only between runs made side by side. Runs are
-kept under runs/ablation and resumed; with `--runs benchmarks/results/ablation`, those whose records are in the
+chance, but at least a tenth more pixels to pass through the network, it pays in time. Seconds are not compared: runs of
+different days, beside other work, have them in common with nothing. Runs are kept under runs/ablation and resumed; with `--runs benchmarks/results/ablation`, those whose records are in the
 repository are taken from there. Writes benchmarks/results/ablation-NETWORK-RECIPE-EPOCHS.csv, and the table in
 benchmarks/README.md if that has one of the same name.
 """
@@ -52,8 +52,8 @@ WITHOUT = {
 }
 RESIDUALS = "residual connections"  # the one ingredient of the network itself
 ASKED = ("flip", "shift-scale-rotate", "coarse dropout")  # by the assignment: they stay, whatever they cost
-COLUMNS = ("without", "validation_accuracy", "deviation", "seeds", "cost", "standard_error", "time_ratio")
-SLOWER = 1.1  # times the seconds of the whole recipe: less than that is noise
+COLUMNS = ("without", "validation_accuracy", "deviation", "seeds", "cost", "standard_error", "pixel_ratio")
+SLOWER = 1.1  # times the pixels of the whole recipe
 
 
 def variants(recipe: Recipe) -> dict[str, Recipe]:
@@ -87,9 +87,9 @@ def without_residuals(model: nn.Module) -> nn.Module:
 
 
 def rows(results: dict[str, Repeats]) -> list[dict]:
-    """For each variant its accuracy, what leaving it out costs in points, the standard error of that, and its time."""
+    """For each variant its accuracy, what leaving it out costs in points, the standard error of that, and its work."""
     whole = results["nothing"]
-    seconds = statistics.median(whole.seconds)
+    pixels = pixels_of(whole)
     table = []
     for name, runs in results.items():
         n = len(runs.records)
@@ -101,10 +101,16 @@ def rows(results: dict[str, Repeats]) -> list[dict]:
             n,
             round(whole.mean - runs.mean, 3),
             round(error, 3),
-            round(statistics.median(runs.seconds) / seconds, 2),
+            round(pixels_of(runs) / pixels, 2),
         )
         table.append(dict(zip(COLUMNS, values, strict=True)))
     return table
+
+
+def pixels_of(runs: Repeats) -> float:
+    """The pixels of one channel that a run's recipe shows of each training image, over all its epochs."""
+    recipe = runs.records[0]["recipe"]
+    return recipe["epochs"] * statistics.mean(side**2 for side in recipe["sides"])
 
 
 def verdict(row: dict) -> str:
@@ -116,18 +122,18 @@ def verdict(row: dict) -> str:
     if row["cost"] >= 2 * row["standard_error"]:
         return "pays"
     unharmed = row["cost"] > -2 * row["standard_error"]
-    if unharmed and row["time_ratio"] >= SLOWER:
+    if unharmed and row["pixel_ratio"] >= SLOWER:
         return "pays in time"
     return "does not pay; the assignment asks for it" if row["without"] in ASKED else "does not pay"
 
 
 def cells(table: list[dict]) -> list[tuple]:
     """The rows as they are shown, heading first."""
-    shown = [("without", "validation accuracy", "seeds", "costs", "standard error", "time", "")]
+    shown = [("without", "validation accuracy", "seeds", "costs", "standard error", "pixels", "")]
     for row in table:
         spread = "" if math.isnan(row["deviation"]) else f" ± {row['deviation']:.2f}"
         accuracy = f"{row['validation_accuracy']:.2f}{spread}"
-        compared = f"{row['cost']:+.2f}", f"{row['standard_error']:.2f}", f"x {row['time_ratio']:.2f}"
+        compared = f"{row['cost']:+.2f}", f"{row['standard_error']:.2f}", f"x {row['pixel_ratio']:.2f}"
         if row["without"] == "nothing":
             compared = "-", "-", "x 1"
         shown.append((row["without"], accuracy, row["seeds"], *compared, verdict(row)))
