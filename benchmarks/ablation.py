@@ -6,10 +6,11 @@
 
 On a validation part of the training images (5,000 of them, fixed by seed): the test images are not looked at. An
 ingredient pays if leaving it out costs at least two standard errors; or, if that costs nothing that can be told from
-chance, but at least a tenth more pixels to pass through the network, it pays in time. Seconds are not compared: runs of
-different days, beside other work, have them in common with nothing. Runs are kept under runs/ablation and resumed; with `--runs benchmarks/results/ablation`, those whose records are in the
-repository are taken from there. Writes benchmarks/results/ablation-NETWORK-RECIPE-EPOCHS.csv, and the table in
-benchmarks/README.md if that has one of the same name.
+chance, but at least a tenth more pixels to pass through the network, it pays in time. Seconds are not compared: those
+of runs of different days, beside other work, say nothing. Runs are kept under runs/ablation and resumed; with
+`--runs benchmarks/results/ablation`, those whose records are in the repository are taken from there. Writes
+benchmarks/results/ablation-NETWORK-RECIPE-EPOCHS.csv, and the table in benchmarks/README.md if that has one of the
+same name.
 """
 
 from __future__ import annotations
