@@ -149,7 +149,7 @@ def test_a_network_without_blocks_has_frames_by_size():
 def test_a_block_that_is_too_long_for_a_page_is_parted_by_size():
     model = nn.Sequential(nn.Sequential(*(conv() for _ in range(7)), *(conv(stride=2) for _ in range(2))), conv())
     assert [heading for heading, _ in columns(model, read(model, IMAGE))] == ["0", "1"]
-    model[0].extend(conv() for _ in range(5))
+    model[0].extend(conv() for _ in range(6))
     assert [heading for heading, _ in columns(model, read(model, IMAGE))] == ["32 × 32", "16 × 16", "8 × 8"]
 
 
