@@ -137,7 +137,7 @@ def test_a_run_of_another_kind_is_not_resumed(run, tiny, recipe, changed):
 
 def test_a_network_that_has_learned_before_is_recorded_as_such(run, network, tiny, recipe, tmp_path, capsys):
     assert json.loads((run[0] / "run.json").read_text())["first_weights"] == "as built"
-    fit(network, tiny, recipe, out=tmp_path / "on")  # `run` has trained it already
+    fit(network, tiny, recipe, out=tmp_path / "on", until=0.0)  # an epoch; `run` has trained it already
     assert "it starts from the weights of an earlier run" in capsys.readouterr().out
     fit(tiny_network(), tiny, recipe, out=tmp_path / "on", resume=True)
     assert json.loads((tmp_path / "on" / "run.json").read_text())["first_weights"] == "an earlier run"
