@@ -77,6 +77,7 @@ def test_a_split_is_as_long_as_its_images():
         ({"labels": torch.tensor([0, 1, 2, 3])}, "expected labels 0..2, got 0..3"),
         ({"labels": torch.tensor([0, 1, 2, -1])}, "expected labels 0..2, got -1..2"),
         ({"images": torch.zeros(0, 3, 8, 8, dtype=torch.uint8), "labels": torch.zeros(0).long()}, "got none"),
+        ({"classes": ("a", "b", "c\N{NO-BREAK SPACE}d")}, "expected class names that can be printed"),
         ({"mean": (0.5, 0.5)}, "three means in 0..1"),
         ({"mean": (125.3, 123.0, 113.9)}, "three means in 0..1"),
         ({"std": (0.2, 0.2, 0.0)}, "three deviations above 0"),
@@ -311,6 +312,12 @@ def test_so_many_cannot_be_held_out(count):
     digits = load_cifar10("digits", verbose=False)
     with pytest.raises(InputError, match="cannot be held out"):
         digits.hold_out(count)
+
+
+@pytest.mark.parametrize(("train", "test"), [(-1, 5), (5, 0)])
+def test_a_subset_without_images_is_refused(train, test):
+    with pytest.raises(InputError, match="take one of each at least"):
+        load_cifar10("digits").subset(train, test)
 
 
 def test_a_subset_is_the_first_images_and_says_so():

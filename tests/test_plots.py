@@ -1,5 +1,7 @@
 """Every figure shows what it should, and says of which data."""
 
+import io
+
 import pytest
 import torch
 from matplotlib.figure import Figure
@@ -114,6 +116,13 @@ def test_no_mistakes_are_no_error(tiny):
     certain = torch.nn.functional.one_hot(tiny.test.labels, 3).float()
     figure = plots.mistakes(Evaluation(tiny.test, certain, 0.0))
     assert "The 0 most confident mistakes" in texts(figure)
+
+
+def test_a_picture_s_name_is_no_formula():
+    picture = torch.zeros(3, 32, 32, dtype=torch.uint8)
+    figure = plots.predictions([picture], ["a$_$b.png"], torch.tensor([[0.1, 0.9]]), ("x", "y"))
+    figure.savefig(io.BytesIO())  # which is when matplotlib reads it
+    assert figure.axes[0].get_title() == r"a\$_\$b.png"
 
 
 def test_predictions_show_the_most_probable_first():

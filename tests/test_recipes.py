@@ -85,3 +85,8 @@ def test_a_recipe_cannot_be_changed_in_place():
 def test_a_value_out_of_range_is_named(field, value):
     with pytest.raises(InputError, match=f"'fast': {field}="):
         replace(RECIPES["fast"], **{field: value})
+
+
+def test_a_name_that_no_checkpoint_could_keep_is_refused():
+    with pytest.raises(InputError, match="cannot be used"):
+        replace(RECIPES["fast"], name="my\trecipe")
