@@ -15,7 +15,7 @@ run: $(INSTALLED) ## run notebooks/S7.ipynb; the executed notebook and an HTML p
 test: $(INSTALLED) lint ## all tests, the notebooks' own run among them
 	$(BIN)/python -m pytest -q
 	$(BIN)/python -m pytest -q --doctest-modules utils benchmarks
-	$(BIN)/python -m pytest -q --nbval --nbval-current-env notebooks
+	$(BIN)/python -m pytest -q --nbval --nbval-current-env --nbval-cell-timeout 4000 notebooks
 
 lint: $(INSTALLED) ## ruff
 	$(BIN)/ruff check .
