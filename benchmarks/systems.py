@@ -30,9 +30,11 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.readme import markdown, put_into
 from utils import RECIPES, ImageData, InputError, Recipe, build_model, evaluate, fit, load_cifar10
+from utils.engine import with_usable_sides
 from utils.errors import TrainingError, lookup
 from utils.files import write
 from utils.measured import measured_rows, ours_against_theirs, read_runs, sources
+from utils.runs import identity, must_agree, with_defaults
 
 RESULTS = ROOT / "benchmarks" / "results" / "systems"
 SYSTEMS = ("experiment2", "residual", "dilated_valid", "transition", "strided_separable")  # the shortest first
@@ -51,19 +53,26 @@ def recipe_for(model_name: str, kind: str) -> Recipe | None:
 
 
 def run(model_name: str, kind: str, recipe: Recipe, seed: int, data: ImageData, runs: Path) -> None:
-    """Trains one network, unless its result is there already, and puts its history and record into the results."""
+    """Trains one network, unless its result is there already, and puts its history and record into the results.
+
+    Raises:
+        InputError: the result that is there is of another recipe or other data.
+    """
     name = f"{model_name}-{kind}-seed{seed}"
-    if (RESULTS / f"{name}.json").exists():
+    model = build_model(model_name, seed=seed)
+    kept = RESULTS / f"{name}.json"
+    if kept.exists():
+        asked = identity(model, with_usable_sides(recipe, model), data, seed)
+        must_agree(kept, with_defaults(json.loads(kept.read_text(encoding="utf-8"))), asked)
         return
     print(f"== {name}", flush=True)
-    model = build_model(model_name, seed=seed)
     fit(model, data, recipe, seed=seed, out=runs / name, resume=True)
     record = json.loads((runs / name / "run.json").read_text(encoding="utf-8"))
     # What system 000 took for its test accuracy. The weights are the last epoch's, after a resumed run as well.
     record["accuracy_on_training_images"] = evaluate(model, data.train).accuracy
     RESULTS.mkdir(parents=True, exist_ok=True)
     write(RESULTS / f"{name}.csv", (runs / name / "history.csv").read_bytes())
-    write(RESULTS / f"{name}.json", (json.dumps(record, indent=2) + "\n").encode())
+    write(kept, (json.dumps(record, indent=2) + "\n").encode())
 
 
 def tables() -> str:

@@ -155,3 +155,6 @@ def test_a_measured_run_is_kept_and_not_repeated(tmp_path, monkeypatch, capsys):
     assert systems.main(arguments) == 0
     assert systems.main([*arguments, "--under", "slow"]) == 2
     assert "unknown kind of run 'slow'" in capsys.readouterr().err
+    monkeypatch.setitem(RECIPES, "fast", replace(RECIPES["fast"], momentum=0.5))
+    assert systems.main(arguments) == 2  # kept are runs of another recipe
+    assert "another recipe (momentum: 0.9 then, 0.5 now)" in capsys.readouterr().err
