@@ -46,6 +46,7 @@ WITHOUT = {
     "random crop": {"crop": 0},
     "shift-scale-rotate": {"shift_scale_rotate": 0.0},
     "coarse dropout": {"coarse_dropout": 0.0},
+    "plain last epochs": {"plain": 0.0},
     "label smoothing": {"label_smoothing": 0.0},
     "small images first": {"sides": (32,)},
     "cosine (falling straight instead)": {"schedule": "triangle"},

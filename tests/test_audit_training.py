@@ -13,7 +13,7 @@ from utils.data import ImageData, Split, fingerprints
 from utils.errors import InputError
 from utils.evaluation import Evaluation, evaluate, normalize
 from utils.history import history_csv
-from utils.recipes import RECIPES
+from utils.recipes import RECIPES, Recipe
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 FILL = tuple(255 * m for m in MEAN)
@@ -42,6 +42,11 @@ def test_our_recipes_augment_as_demanded(name):
 
 def test_digits_are_not_mirrored():
     assert augment(RECIPES["digits"]).measured == "HorizontalFlip with p=0 is never applied (recipe digits)"
+
+
+def test_epochs_without_augmentation_are_said():
+    found = augment(Recipe("mine", epochs=8, plain=0.5))
+    assert found.passed and found.measured == "all three as demanded (recipe mine; the last 4 of 8 epochs only flip)"
 
 
 def test_the_mean_is_that_of_the_data(tiny):

@@ -60,6 +60,23 @@ def test_an_epoch_meets_every_image_once(tiny, recipe):
     assert torch.cat([labels for _, labels in batches]).bincount().tolist() == [32, 32, 32]
 
 
+def test_the_last_epochs_of_a_run_only_flip(tiny, recipe, monkeypatch):
+    drawn = []
+
+    def spy(split, policy, *rest):
+        drawn.append({type(t).__name__: t.p for t in policy.transforms})
+        return epoch_batches(split, policy, *rest)
+
+    monkeypatch.setattr("utils.engine.epoch_batches", spy)
+    recipe = replace(recipe, epochs=3, plain=0.3, flip=0.5, shift_scale_rotate=0.4, coarse_dropout=0.2, crop=2)
+    fit(tiny_network(), tiny, recipe)
+    changes = [(p["HorizontalFlip"], p["ShiftScaleRotate"], p["CoarseDropout"], "RandomCrop" in p) for p in drawn]
+    assert changes == [(0.5, 0.4, 0.2, True)] * 2 + [(0.5, 0.0, 0.0, False)]
+    own = recipe_policy(replace(recipe, plain=0), tiny)
+    fit(tiny_network(), tiny, recipe, policy=own)
+    assert drawn[3:] == [{type(t).__name__: t.p for t in own.transforms}] * 3  # a policy of one's own stays
+
+
 def test_epochs_differ_in_order_and_repeat_by_seed(tiny, recipe):
     def order(seed, epoch):
         batches = epoch_batches(tiny.train, recipe_policy(recipe, tiny), recipe, seed, epoch)

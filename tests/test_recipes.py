@@ -35,6 +35,12 @@ def test_sides_share_the_run_in_equal_parts():
     assert [recipe.side_at(p) for p in (0, 0.33, 0.34, 0.66, 0.67, 0.999, 1)] == [16, 16, 24, 24, 32, 32, 32]
 
 
+@pytest.mark.parametrize(("plain", "epochs"), [(0.0, []), (0.3, [8, 9, 10]), (0.99, [*range(2, 11)])])
+def test_the_last_epochs_are_plain_but_never_the_first(plain, epochs):
+    recipe = Recipe("example", epochs=10, plain=plain)
+    assert [e for e in range(1, 11) if recipe.is_plain(e)] == epochs
+
+
 def test_every_recipe_is_kept_under_its_own_name_and_ends_at_full_size():
     for name, recipe in RECIPES.items():
         assert recipe.name == name
@@ -74,6 +80,7 @@ def test_a_recipe_cannot_be_changed_in_place():
         ("flip", 1.5),
         ("shift_scale_rotate", -0.1),
         ("coarse_dropout", float("nan")),
+        ("plain", 1.0),
         ("crop", -1),
         ("crop", 17),
         ("sides", ()),

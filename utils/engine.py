@@ -89,10 +89,10 @@ def fit(
         model.learned_from = learned_from(model, data.train)
         if recipe.sides != asked:
             run.log(f"Image sides {recipe.sides} instead of {asked}: the network cannot take the smaller ones")
-        policy = policy or recipe_policy(recipe, data)
         while run.epoch <= recipe.epochs and not run.reached(until):
             epoch = run.epoch
-            batches = epoch_batches(data.train, policy, recipe, seed, epoch, trainer.tally.steps)
+            transforms = policy or recipe_policy(recipe, data, epoch)
+            batches = epoch_batches(data.train, transforms, recipe, seed, epoch, trainer.tally.steps)
             line = trainer.train(batches, epoch, len(data.train), report_every, run.log, run.after_step)
             trainer.check(epoch)
             tested = evaluate(model, data.test, precision=trainer.precision)
@@ -126,8 +126,10 @@ def origin(model: nn.Module) -> str:
     return "an earlier run" if hasattr(model, "learned_from") else getattr(model, "pretrained", AS_BUILT)
 
 
-def recipe_policy(recipe: Recipe, data: ImageData) -> A.Compose:
-    """The recipe's policy, with its probabilities and the data's mean and std."""
+def recipe_policy(recipe: Recipe, data: ImageData, epoch: int = 1) -> A.Compose:
+    """The recipe's policy in an epoch (from 1), with its probabilities and the data's mean and std."""
+    if recipe.is_plain(epoch):
+        recipe = replace(recipe, shift_scale_rotate=0.0, coarse_dropout=0.0, crop=0)
     return POLICIES[recipe.policy](
         data.mean,
         data.std,

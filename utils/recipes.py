@@ -52,6 +52,7 @@ class Recipe:
     shift_scale_rotate: float = 0.5  # probability of ShiftScaleRotate or Affine
     crop: int = 0  # pixels on each side by which an image is padded for RandomCrop; 0: none
     coarse_dropout: float = 0.5  # probability of CoarseDropout's one 16x16 hole
+    plain: float = 0.0  # share of the run, at its end, in which images are flipped at most: nearer to those of the test
     sides: tuple[int, ...] = (32,)  # image side in equal parts of the run: small pictures first save time
 
     precision: str = "auto"  # what the device does well: see utils/device.py
@@ -86,6 +87,7 @@ class Recipe:
             "flip": 0 <= self.flip <= 1,
             "shift_scale_rotate": 0 <= self.shift_scale_rotate <= 1,
             "coarse_dropout": 0 <= self.coarse_dropout <= 1,
+            "plain": 0 <= self.plain < 1,
             "crop": 0 <= self.crop <= 16,
             "sides": len(self.sides) > 0 and all(8 <= side <= 32 for side in self.sides),
             "precision": self.precision in PRECISIONS,
@@ -113,6 +115,16 @@ class Recipe:
     def side_at(self, progress: float) -> int:
         """The image side, in pixels, at `progress` (0..1) of the run: `sides` share it in equal parts."""
         return self.sides[min(int(progress * len(self.sides)), len(self.sides) - 1)]
+
+    def is_plain(self, epoch: int) -> bool:
+        """Whether an epoch (from 1) is one of the last, in which images are flipped at most. The first never is.
+
+        >>> [Recipe("example", epochs=4, plain=0.5).is_plain(epoch) for epoch in (1, 2, 3, 4)]
+        [False, False, True, True]
+
+        Source: Z. He et al., "Data Augmentation Revisited", arXiv 1909.09148: the last epochs on clean images.
+        """
+        return epoch > max(1, round(self.epochs * (1 - self.plain)))
 
 
 def is_a(value, kind) -> bool:

@@ -40,7 +40,10 @@ def augment_row(recipe: Recipe | A.Compose | None, data: ImageData | None) -> Re
     faults += dropout_faults(transforms, np.array(mean), np.array(std))
     found = [type(t).__name__ for t in transforms]
     said = "; ".join(faults) or "all three as demanded"
-    said += f" (recipe {recipe.name})" if isinstance(recipe, Recipe) else ""
+    if isinstance(recipe, Recipe):
+        plain = sum(recipe.is_plain(epoch) for epoch in range(1, recipe.epochs + 1))
+        end = f"; the last {plain} of {recipe.epochs} epochs only flip" if plain else ""
+        said += f" (recipe {recipe.name}{end})"
     return row("augment", said, not faults, found)
 
 
