@@ -11,7 +11,7 @@ import pytest
 from utils import RECIPES, InputError, build_model
 from utils.models import parameter_count
 from utils.repeat import Repeats, repeat
-from utils.runs import identity
+from utils.runs import identity, with_defaults
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 KEPT = sorted(path for kind in ("seeds", "frontier") for path in RESULTS.glob(f"{kind}/*/seed*/run.json"))
@@ -143,7 +143,7 @@ def test_the_record_of_another_run_is_refused(tiny, recipe, tmp_path):
 @pytest.mark.parametrize("path", KEPT, ids=lambda path: f"{path.parent.parent.name}-{path.parent.name}")
 def test_the_records_in_the_repository_are_of_its_networks_and_recipes(path):
     """Who changes a network or a recipe has to measure again."""
-    record = json.loads(path.read_text())
+    record = with_defaults(json.loads(path.read_text()))
     model = build_model(record["model"], **record["model_arguments"])
     recipe = RECIPES[record["recipe"]["name"]]
     now = identity(model, recipe, SimpleNamespace(to_dict=lambda: record["data"]), record["seed"])
