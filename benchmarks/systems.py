@@ -34,7 +34,7 @@ from utils.engine import with_usable_sides
 from utils.errors import TrainingError, lookup
 from utils.files import write
 from utils.measured import measured_rows, ours_against_theirs, read_runs, sources
-from utils.runs import identity, must_agree, with_defaults
+from utils.runs import identity, must_agree, read_record
 
 RESULTS = ROOT / "benchmarks" / "results" / "systems"
 SYSTEMS = ("experiment2", "residual", "dilated_valid", "transition", "strided_separable")  # the shortest first
@@ -56,14 +56,14 @@ def run(model_name: str, kind: str, recipe: Recipe, seed: int, data: ImageData, 
     """Trains one network, unless its result is there already, and puts its history and record into the results.
 
     Raises:
-        InputError: the result that is there is of another recipe or other data.
+        InputError: the result that is there is damaged, or of another recipe or other data.
     """
     name = f"{model_name}-{kind}-seed{seed}"
     model = build_model(model_name, seed=seed)
     kept = RESULTS / f"{name}.json"
     if kept.exists():
         asked = identity(model, with_usable_sides(recipe, model), data, seed)
-        must_agree(kept, with_defaults(json.loads(kept.read_text(encoding="utf-8"))), asked)
+        must_agree(kept, read_record(kept), asked)
         return
     print(f"== {name}", flush=True)
     fit(model, data, recipe, seed=seed, out=runs / name, resume=True)

@@ -158,3 +158,7 @@ def test_a_measured_run_is_kept_and_not_repeated(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(RECIPES, "fast", replace(RECIPES["fast"], momentum=0.5))
     assert systems.main(arguments) == 2  # kept are runs of another recipe
     assert "another recipe (momentum: 0.9 then, 0.5 now)" in capsys.readouterr().err
+    (kept,) = (tmp_path / "results").glob("*.json")
+    kept.write_text(kept.read_text()[:100])
+    assert systems.main(arguments) == 2
+    assert "not the record of a run of this version" in capsys.readouterr().err

@@ -320,14 +320,24 @@ def finished_record(folder: Path, model: nn.Module, recipe: Recipe, data: ImageD
     path = folder / "run.json"
     if not path.exists():
         return None
-    try:
-        record = with_defaults(json.loads(path.read_text(encoding="utf-8")))
-        finished = record["results"]["epochs"] >= record["recipe"]["epochs"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not the record of a run of this version ({error!r}); remove it") from error
-    if not finished:
+    record = read_record(path)
+    if record["results"]["epochs"] < record["recipe"]["epochs"]:
         return None
     must_agree(folder, record, identity(model, recipe, data, seed) | {"parameters": parameter_count(model)})
+    return record
+
+
+def read_record(path: Path) -> dict:
+    """A run.json, with the defaults of what is newer than it.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    try:
+        record = with_defaults(json.loads(path.read_text(encoding="utf-8")))
+        float(record["results"]["epochs"])  # there, and a number
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not the record of a run of this version ({error!r}); remove it") from error
     return record
 
 
