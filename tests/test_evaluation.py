@@ -88,11 +88,12 @@ def test_images_are_normalised_by_the_mean_and_std_of_training(tiny):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_the_network_keeps_its_mode_and_its_batch_norm_statistics(network, tiny, training):
+def test_the_network_and_its_parts_keep_their_modes_and_its_batch_norm_statistics(network, tiny, training):
     network.train(training)
+    network[1].train(not training)  # as of a batch norm that is frozen while the rest learns
     before = network[1].running_mean.clone()
     evaluate(network, tiny.test)
-    assert network.training is training
+    assert [network.training, network[0].training, network[1].training] == [training, training, not training]
     assert torch.equal(network[1].running_mean, before)
 
 

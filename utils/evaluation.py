@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -111,30 +113,39 @@ def evaluate(model: nn.Module, split: Split, precision: str = "auto", mirrored: 
     check_unseen(getattr(model, "learned_from", None), split)
     device = next(model.parameters()).device
     precision = pick_precision(device, precision)
-    was_training = model.training
-    model.eval()
+    logits = []
     try:
-        logits = []
-        for images in split.images.split(EVALUATION_BATCH):
-            images = normalize(images.to(device), split.mean, split.std)
-            with autocast(device, precision):
-                answer = model(images).float()
-                if mirrored:
-                    answer = (answer + model(images.flip(3)).float()) / 2
-            logits.append(answer)
-        logits = torch.cat(logits).cpu()
+        with evaluating(model):
+            for images in split.images.split(EVALUATION_BATCH):
+                images = normalize(images.to(device), split.mean, split.std)
+                with autocast(device, precision):
+                    answer = model(images).float()
+                    if mirrored:
+                        answer = (answer + model(images.flip(3)).float()) / 2
+                logits.append(answer)
+            logits = torch.cat(logits).cpu()
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         raise TrainingError(f"out of memory in a test of {EVALUATION_BATCH} images at once: free some") from error
-    finally:
-        model.train(was_training)
     if not logits.isfinite().all():
         raise InputError(
             "the network's answers are not finite (NaN or infinite): its weights are broken, train it anew"
         )
     loss = F.cross_entropy(logits.double(), split.labels.cpu()).item()
     return Evaluation(split, logits.softmax(1), loss, mirrored)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Within the block the model is in evaluation mode; then each of its modules is in the mode that it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def normalize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
@@ -185,12 +196,8 @@ def check_fit(model: nn.Module, split: Split) -> None:
 @torch.no_grad()
 def answer_shape(model: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of the model's answer to one black image (channels, height, width), in evaluation mode."""
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         answer = model(torch.zeros(1, *shape, device=next(model.parameters()).device))
-        if not isinstance(answer, Tensor):
-            raise TypeError(f"its answer is a {type(answer).__name__}, not a tensor of logits")
-        return tuple(answer.shape)
-    finally:
-        model.train(was_training)
+    if not isinstance(answer, Tensor):
+        raise TypeError(f"its answer is a {type(answer).__name__}, not a tensor of logits")
+    return tuple(answer.shape)

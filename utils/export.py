@@ -14,7 +14,7 @@ from torch import nn
 
 from utils.data import Split
 from utils.errors import InputError, one_line
-from utils.evaluation import EVALUATION_BATCH, normalize
+from utils.evaluation import EVALUATION_BATCH, evaluating, normalize
 from utils.files import write
 
 TOLERANCE = 1e-4  # of a logit, in float32
@@ -45,13 +45,13 @@ def export_onnx(
             cannot be written; nothing is left of it.
     """
     mean, std = tuple(mean or split.mean), tuple(std or split.std)
-    device, was_training = next(model.parameters()).device, model.training
-    model.to("cpu").eval()
+    device = next(model.parameters()).device
     try:
-        content = onnx_file(model, split, mean, std)
-        difference = check_answers(model, content, split, mean, std)
+        with evaluating(model.to("cpu")):
+            content = onnx_file(model, split, mean, std)
+            difference = check_answers(model, content, split, mean, std)
     finally:
-        model.to(device).train(was_training)
+        model.to(device)
     try:
         write(Path(path), content)
     except OSError as error:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from utils.data import Split
 from utils.errors import InputError
-from utils.evaluation import Evaluation, evaluate, normalize
+from utils.evaluation import Evaluation, evaluate, evaluating, normalize
 from utils.transforms import PerImage
 
 BINS = 15  # of confidence, as in Guo et al.
@@ -44,15 +44,11 @@ def grad_cam(model: nn.Module, images: Tensor, split: Split, classes: Tensor, la
     Source: R. Selvaraju et al., "Grad-CAM", arXiv 1610.02391.
     """
     device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         pictures = normalize(images.to(device), split.mean, split.std)
         layer = layer or last_map(model, pictures[:1])
         heat = LayerGradCam(model, layer).attribute(pictures, classes.to(device), relu_attributions=True)
-    finally:
-        model.train(was_training)
-        model.zero_grad(set_to_none=True)
+    model.zero_grad(set_to_none=True)
     heat = F.interpolate(heat.detach().float(), images.shape[-2:], mode="bilinear").squeeze(1).cpu()
     return heat / heat.amax((1, 2), keepdim=True).clamp(min=1e-12)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from utils.arrays import check_size
 from utils.device import autocast, pick_precision
 from utils.errors import InputError
-from utils.evaluation import normalize
+from utils.evaluation import evaluating, normalize
 from utils.pictures import FORMATS
 
 LARGEST_FILE = 50_000_000  # bytes
@@ -49,11 +49,6 @@ def load_picture(path: str | Path, side: int = 32) -> Tensor:
 def predict(model: nn.Module, pictures: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Class probabilities, float32 (N, classes) on the CPU, of uint8 pictures (N, 3, H, W); mean, std as trained."""
     device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
-    try:
-        with autocast(device, pick_precision(device)):
-            logits = model(normalize(pictures.to(device), mean, std))
-    finally:
-        model.train(was_training)
+    with evaluating(model), autocast(device, pick_precision(device)):
+        logits = model(normalize(pictures.to(device), mean, std))
     return logits.float().softmax(1).cpu()

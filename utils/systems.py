@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from utils.arrays import ORIGINAL
 from utils.audit import MAX_PARAMETERS, MIN_RECEPTIVE_FIELD, Report, audit
+from utils.evaluation import evaluating
 from utils.models import build_model
 
 NUMBERS = {  # by the network that is the system's here
@@ -37,10 +38,8 @@ PUBLISHED: dict[str, dict] = json.loads((Path(__file__).parent / "published.json
 
 def multiply_adds(model: nn.Module, input_shape: tuple[int, int, int] = (3, 32, 32)) -> int:
     """Multiplications with weights for one image, as torch counts them: convolutions and linear layers."""
-    was_training = model.training
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.eval()(torch.zeros(1, *input_shape))
-    model.train(was_training)
+    with evaluating(model), FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.zeros(1, *input_shape))
     return counter.get_total_flops() // 2
 
 

@@ -61,12 +61,12 @@ def trace(model: nn.Module, input_shape: Sequence[int] = (3, 32, 32)) -> list[Op
         input_shape: channels, height, width.
     """
     model = copied(model).cpu().eval()
-    with undisturbed(), torch.no_grad():
+    with random_states_kept(), torch.no_grad():
         return record(model, torch.ones(1, *input_shape)).operations
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
+def random_states_kept() -> Iterator[None]:
     """Whatever a forward pass draws, the random states of torch, numpy and Python are put back."""
     python, numbers = random.getstate(), np.random.get_state()  # noqa: NPY002 (a network may draw from it)
     try:

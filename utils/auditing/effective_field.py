@@ -19,7 +19,7 @@ from utils.auditing.layouts import SIDES
 from utils.data import Split
 from utils.errors import InputError
 from utils.evaluation import normalize
-from utils.trace import copied, record, undisturbed
+from utils.trace import copied, random_states_kept, record
 
 BATCH = 50  # images at a time
 
@@ -69,7 +69,7 @@ def effective_fields(
         InputError: the network has no such module, or the module leaves no map.
     """
     shape = tuple(split.images.shape[1:])
-    with undisturbed():
+    with random_states_kept():
         network = copied(model).cpu().float().eval().requires_grad_(False)
         with torch.no_grad():
             anatomy = Anatomy(record(network, torch.ones(1, *shape)), shape)
