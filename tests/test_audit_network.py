@@ -314,6 +314,15 @@ class Filter(nn.Module):
         return torch.fft.irfft2(torch.fft.rfft2(x))
 
 
+def thinned(self, x):
+    """The shortcut of a residual block that reduces: no convolution, but every other pixel."""
+    return self.rest(F.relu(self.reducing(x)) + x[..., ::2, ::2])
+
+
+def thinned_and_convolved(self, x):
+    return self.rest(F.relu(self.reducing(x)) + self.beside(x[..., ::2, ::2]))
+
+
 HALF = {"stride": 2}
 SHORTER = {"dilation": 4, "padding": 0}
 
@@ -349,6 +358,21 @@ STRUCTURES = {
     "average pooling between": (chain(conv(), nn.AvgPool2d(2), *blocks(HALF, HALF, HALF)), False, "pooling in 1"),
     "slices": (
         Net(lambda s, x: s.b(s.a(x)[..., ::2, ::2]), a=conv(), b=nn.Sequential(*blocks(HALF, HALF, HALF))),
+        False,
+        "reduced without a convolution in forward",
+    ),
+    "slices beside a convolution that strides": (
+        Net(thinned, reducing=conv(stride=2), rest=nn.Sequential(conv(), *blocks(HALF, HALF))),
+        True,
+        "C1 32 > 16, C2 16 > 8, C3 8 > 4, C4 4",
+    ),
+    "slices beside a convolution that strides, with convolutions of their own": (
+        Net(
+            thinned_and_convolved,
+            reducing=conv(stride=2),
+            beside=conv(),
+            rest=nn.Sequential(conv(), *blocks(HALF, HALF)),
+        ),
         False,
         "reduced without a convolution in forward",
     ),

@@ -158,6 +158,25 @@ class Anatomy:
         smaller = any(a < b for a, b in zip(after, before, strict=True))
         return smaller and (convolution.is_strided or convolution.is_dilated)
 
+    def is_shortcut(self, operation: Operation) -> bool:
+        """Whether it only keeps up with a reducing convolution beside it: what it makes meets that one's map next.
+
+        As in a residual block whose input is thinned out, and not convolved, to fit what is added to it ("option A" of
+        K. He et al., arXiv 1512.03385, for CIFAR-10).
+        """
+        convolutions = {c.operation.index for c in self.convolutions}
+        waiting, seen, joined = [operation.index], set(), False
+        while waiting:
+            for index in self.live.intersection(self.consumers.get(waiting.pop(), [])) - seen:
+                seen.add(index)
+                if index in convolutions:
+                    return False
+                if self.stages[index] > self.stages[operation.index]:
+                    joined = True
+                else:
+                    waiting.append(index)
+        return joined
+
     def jump_changes(self, operation: Operation) -> int:
         """1 if positions lie further apart after it than before, -1 if closer, else 0."""
         after = self.layout(operation.index)

@@ -36,6 +36,7 @@ def structure_row(anatomy: Anatomy) -> Requirement:
     convolutions = {c.operation.index for c in anatomy.convolutions}
     changes = [(o, anatomy.jump_changes(o)) for o in anatomy.operations if o.index in anatomy.live]
     other = [o for o, change in changes if change > 0 and o.index not in convolutions and o not in pools]
+    other = [o for o in other if not anatomy.is_shortcut(o)]
     if other:
         faults.append(f"reduced without a convolution in {names(map(name_of, other))}")
     if any(change < 0 for _, change in changes):
