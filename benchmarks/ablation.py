@@ -42,6 +42,7 @@ from utils.tables import as_table
 WITHOUT = {
     "Muon (SGD instead)": {"optimizer": "sgd"},
     "weight decay": {"weight_decay": 0.0, "muon_weight_decay": 0.0},
+    "batch norms spared weight decay (decayed)": {"decay_norms": True},
     "flip": {"flip": 0.0},
     "random crop": {"crop": 0},
     "shift-scale-rotate": {"shift_scale_rotate": 0.0},

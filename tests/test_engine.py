@@ -14,6 +14,7 @@ from utils.engine import epoch_batches, fit, recipe_policy, with_usable_sides
 from utils.errors import InputError, TrainingError
 from utils.evaluation import evaluate
 from utils.models import build_model
+from utils.recipes import OPTIMIZERS
 from utils.trainer import Trainer, resize
 
 CPU = torch.device("cpu")
@@ -226,6 +227,22 @@ def test_adam_is_adam_at_the_recipe_s_rate(tiny, recipe):
     F.cross_entropy(theirs(images), labels).backward()
     optimizer.step()
     assert torch.allclose(weights(ours), weights(theirs), atol=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_batch_norms_and_biases_may_be_spared_weight_decay(tiny, recipe, optimizer):
+    recipe = replace(recipe, optimizer=optimizer, weight_decay=0.1, warmup=0.5, sides=(32,))
+    images, labels = next(iter(epoch_batches(tiny.train, recipe_policy(recipe, tiny), recipe, 0, 1)))
+
+    def learned(**changes) -> list[torch.Tensor]:
+        network = tiny_network().eval()
+        Trainer(network, replace(recipe, **changes), CPU).step(images, labels, progress=0.25)
+        return [p.detach() for p in network.parameters()]
+
+    decayed, free = learned(), learned(weight_decay=0.0)
+    for spared, with_decay, without in zip(learned(decay_norms=False), decayed, free, strict=True):
+        assert torch.equal(spared, with_decay if spared.ndim > 1 else without)
+    assert not all(torch.equal(*both) for both in zip(decayed, free, strict=True) if both[0].ndim == 1)
 
 
 def test_the_tqdm_line_is_the_one_that_students_know(network, tiny, recipe, capsys):

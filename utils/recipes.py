@@ -37,6 +37,7 @@ class Recipe:
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float = 5e-4
+    decay_norms: bool = True  # False: no weight decay for batch norms and biases
     optimizer: str = "sgd"  # for all parameters; "muon": Muon for the kernels that mix channels, SGD for the rest
     muon_learning_rate: float = 0.02  # at its peak
     muon_weight_decay: float = 0.1

@@ -107,7 +107,8 @@ class Trainer:
             The mean loss () and the logits (N, classes), detached.
         """
         for optimizer in self.optimizers:
-            optimizer.param_groups[0]["lr"] = optimizer.defaults["lr"] * self.recipe.rate_at(progress)
+            for group in optimizer.param_groups:
+                group["lr"] = optimizer.defaults["lr"] * self.recipe.rate_at(progress)
         loss, logits = self.forward_backward(resize(images, self.recipe.side_at(progress)), labels)
         for optimizer in self.optimizers:
             self.scaler.step(optimizer)
@@ -176,11 +177,11 @@ def build_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optim
     if not parameters:
         raise InputError(f"{type(model).__name__} has no parameter that requires a gradient: there is nothing to train")
     if recipe.optimizer == "adam":
-        return [torch.optim.AdamW(parameters, recipe.learning_rate, weight_decay=recipe.weight_decay)]
+        return [torch.optim.AdamW(groups(parameters, recipe), recipe.learning_rate, weight_decay=recipe.weight_decay)]
     by_muon = [p for p in parameters if recipe.optimizer == "muon" and p.ndim == 4 and p.size(1) > 1]
     by_sgd = [p for p in parameters if all(p is not kernel for kernel in by_muon)]
     sgd = torch.optim.SGD(
-        [{"params": by_sgd}],  # a list of its own: there may be none
+        groups(by_sgd, recipe),
         lr=recipe.learning_rate,
         momentum=recipe.momentum,
         weight_decay=recipe.weight_decay,
@@ -189,6 +190,14 @@ def build_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optim
     if not by_muon:
         return [sgd]
     return [sgd, Muon(by_muon, recipe.muon_learning_rate, recipe.momentum, recipe.muon_weight_decay)]
+
+
+def groups(parameters: list[nn.Parameter], recipe: Recipe) -> list[dict]:
+    """The parameters as an optimiser's groups: a second one for batch norms and biases if they are not to decay."""
+    if recipe.decay_norms:
+        return [{"params": parameters}]
+    kernels, vectors = ([p for p in parameters if (p.ndim > 1) is kernel] for kernel in (True, False))
+    return [{"params": kernels}, {"params": vectors, "weight_decay": 0.0}]
 
 
 def resize(images: Tensor, side: int) -> Tensor:
