@@ -2,6 +2,7 @@
 
     python benchmarks/ablation.py --width 0.48           # 12 epochs of strong, S7Max of fewer than 50,000 parameters
     python benchmarks/ablation.py --model s7 --recipe fast --epochs 18
+    python benchmarks/ablation.py --width 0.48 --epochs 50 --without batch-norms-spared-weight-decay    # and no other
     python benchmarks/ablation.py --width 0.48 --runs benchmarks/results/ablation --no-training    # what is kept of it
 
 On a validation part of the training images (5,000 of them, fixed by seed): the test images are not looked at. An
@@ -151,6 +152,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--epochs", type=int, default=12, help="fewer than the recipe has (default: 12)")
     parser.add_argument("--seeds", type=int, default=3, help="how many, from 0 on")
     parser.add_argument("--validation", type=int, default=5000, help="training images held out (default: 5000)")
+    parser.add_argument(
+        "--without", nargs="+", metavar="INGREDIENT", help="train without these only, as folders name them"
+    )
     parser.add_argument("--no-training", action="store_true", help="only what has been trained before")
     parser.add_argument("--data", default="auto")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "ablation", help="where the runs are kept")
@@ -168,12 +172,18 @@ def main(arguments: list[str] | None = None) -> int:
         def runs_of(name: str, variant: Recipe, change: Callable = unchanged) -> Repeats | None:
             run = (parsed.model, data, variant)
             kept = {"out": folder / folder_of(name), "change": change} | width
-            seeds = min(parsed.seeds, finished_seeds(*run, **kept)) if parsed.no_training else parsed.seeds
+            trains = not parsed.no_training and folder_of(name) in asked
+            seeds = parsed.seeds if trains else min(parsed.seeds, finished_seeds(*run, **kept))
             return repeat(*run, seeds, **kept) if seeds else None
 
-        results = {name: runs_of(name, variant) for name, variant in variants(recipe).items()}
+        changes = {name: (variant, unchanged) for name, variant in variants(recipe).items()}
         if any(isinstance(module, Residual) for module in build_model(parsed.model).modules()):
-            results[RESIDUALS] = runs_of(RESIDUALS, recipe, without_residuals)
+            changes[RESIDUALS] = recipe, without_residuals
+        folders = {folder_of(name): name for name in changes}
+        asked = folders if parsed.without is None else ["nothing", *parsed.without]
+        for ingredient in asked:
+            lookup(folders, ingredient, "ingredient")
+        results = {name: runs_of(name, *change) for name, change in changes.items()}
         if results["nothing"] is None:
             raise InputError(f"{folder} has no finished run of the whole recipe: leave out --no-training")
     except (InputError, TrainingError) as error:

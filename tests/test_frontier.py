@@ -108,6 +108,11 @@ def test_the_ablation_looks_at_validation_images_and_goes_on(tmp_path, monkeypat
     command += ["--data", "digits", "--validation", "400", "--runs", str(tmp_path / "runs")]
     assert ablation.main([*command, "--no-training"]) == 2
     assert "no finished run of the whole recipe" in capsys.readouterr().err
+    assert ablation.main([*command, "--without", "flap"]) == 2
+    assert "'flap'; there are: nothing, flip, weight-decay, residual-connections" in capsys.readouterr().err
+    assert ablation.main([*command, "--without", "flip"]) == 0
+    assert {path.name for path in (tmp_path / "runs" / "s7-0.25-tiny-1").iterdir()} == {"nothing", "flip"}
+    capsys.readouterr()
     assert ablation.main(command) == 0
     shown = capsys.readouterr().out
     assert "400 training images held out" in shown and "without" in shown
