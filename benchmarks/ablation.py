@@ -31,9 +31,10 @@ from torch import nn
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.program import program
 from benchmarks.readme import markdown, of_data, put_into
 from utils import RECIPES, InputError, Recipe, build_model, load_cifar10
-from utils.errors import TrainingError, lookup
+from utils.errors import lookup
 from utils.files import write
 from utils.models.blocks import Residual
 from utils.repeat import Repeats, finished_seeds, repeat, unchanged
@@ -144,7 +145,8 @@ def cells(table: list[dict]) -> list[tuple]:
     return shown
 
 
-def main(arguments: list[str] | None = None) -> int:
+@program
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="s7_max")
     parser.add_argument("--width", type=float, help="of the network: a narrow one takes less time")
@@ -159,38 +161,32 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", default="auto")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "ablation", help="where the runs are kept")
     parsed = parser.parse_args(arguments)
-    try:
-        recipe = replace(lookup(RECIPES, parsed.recipe, "recipe"), epochs=parsed.epochs)
-        whole = load_cifar10(parsed.data)
-        data = whole.hold_out(parsed.validation)
-        width = {} if parsed.width is None else {"width": parsed.width}
-        network = "-".join([parsed.model, *(f"{value:g}" for value in width.values())])
-        title = f"{network}-{parsed.recipe}-{parsed.epochs}"
-        folder = parsed.runs / title
-        title += of_data(whole)
+    recipe = replace(lookup(RECIPES, parsed.recipe, "recipe"), epochs=parsed.epochs)
+    whole = load_cifar10(parsed.data)
+    data = whole.hold_out(parsed.validation)
+    width = {} if parsed.width is None else {"width": parsed.width}
+    network = "-".join([parsed.model, *(f"{value:g}" for value in width.values())])
+    title = f"{network}-{parsed.recipe}-{parsed.epochs}"
+    folder = parsed.runs / title
+    title += of_data(whole)
 
-        def runs_of(name: str, variant: Recipe, change: Callable = unchanged) -> Repeats | None:
-            run = (parsed.model, data, variant)
-            kept = {"out": folder / folder_of(name), "change": change} | width
-            trains = not parsed.no_training and folder_of(name) in asked
-            seeds = parsed.seeds if trains else min(parsed.seeds, finished_seeds(*run, **kept))
-            return repeat(*run, seeds, **kept) if seeds else None
+    def runs_of(name: str, variant: Recipe, change: Callable = unchanged) -> Repeats | None:
+        run = (parsed.model, data, variant)
+        kept = {"out": folder / folder_of(name), "change": change} | width
+        trains = not parsed.no_training and folder_of(name) in asked
+        seeds = parsed.seeds if trains else min(parsed.seeds, finished_seeds(*run, **kept))
+        return repeat(*run, seeds, **kept) if seeds else None
 
-        changes = {name: (variant, unchanged) for name, variant in variants(recipe).items()}
-        if any(isinstance(module, Residual) for module in build_model(parsed.model).modules()):
-            changes[RESIDUALS] = recipe, without_residuals
-        folders = {folder_of(name): name for name in changes}
-        asked = folders if parsed.without is None else ["nothing", *parsed.without]
-        for ingredient in asked:
-            lookup(folders, ingredient, "ingredient")
-        results = {name: runs_of(name, *change) for name, change in changes.items()}
-        if results["nothing"] is None:
-            raise InputError(f"{folder} has no finished run of the whole recipe: leave out --no-training")
-    except (InputError, TrainingError) as error:
-        print(f"ablation.py: {error}", file=sys.stderr)
-        return 2 if isinstance(error, InputError) else 1
-    except KeyboardInterrupt:
-        return 130
+    changes = {name: (variant, unchanged) for name, variant in variants(recipe).items()}
+    if any(isinstance(module, Residual) for module in build_model(parsed.model).modules()):
+        changes[RESIDUALS] = recipe, without_residuals
+    folders = {folder_of(name): name for name in changes}
+    asked = folders if parsed.without is None else ["nothing", *parsed.without]
+    for ingredient in asked:
+        lookup(folders, ingredient, "ingredient")
+    results = {name: runs_of(name, *change) for name, change in changes.items()}
+    if results["nothing"] is None:
+        raise InputError(f"{folder} has no finished run of the whole recipe: leave out --no-training")
     found = rows({name: runs for name, runs in results.items() if runs is not None})
     print(f"{network}, recipe {parsed.recipe}, {parsed.epochs} epochs; {data.origin}")
     print(as_table(cells(found)))
@@ -200,7 +196,6 @@ def main(arguments: list[str] | None = None) -> int:
     writer.writerows(found)
     write(ROOT / "benchmarks" / "results" / f"ablation-{title}.csv", text.getvalue().encode())
     put_into(ROOT / "benchmarks" / "README.md", f"ablation-{title}", markdown(cells(found)))
-    return 0
 
 
 if __name__ == "__main__":

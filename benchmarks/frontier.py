@@ -25,10 +25,11 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.program import program
 from benchmarks.readme import markdown, of_data, put_into
 from benchmarks.systems import RESULTS as SYSTEM_RUNS
-from utils import RECIPES, ImageData, InputError, Recipe, build_model, load_cifar10
-from utils.errors import TrainingError, lookup
+from utils import RECIPES, ImageData, Recipe, build_model, load_cifar10
+from utils.errors import lookup
 from utils.files import write
 from utils.measured import read_runs
 from utils.models import parameter_count
@@ -157,7 +158,8 @@ def as_csv(points: list[Point]) -> str:
     return text.getvalue()
 
 
-def main(arguments: list[str] | None = None) -> int:
+@program
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", metavar="NAME", help="networks that take a width (default: all)")
     parser.add_argument("--recipe", help="for all of them (default: for each the one that it was made for)")
@@ -168,22 +170,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="where the runs are kept")
     parsed = parser.parse_args(arguments)
     chosen = (parsed.models, parsed.widths, parsed.recipe)
-    try:
-        recipes = {
-            model: lookup(RECIPES, parsed.recipe or MODELS.get(model, "strong"), "recipe")
-            for model in parsed.models or MODELS
-        }
-        data = load_cifar10(parsed.data)
-        family = [
-            family_point(model, width, data, recipe, parsed.seeds, parsed.runs, not parsed.no_training)
-            for model, recipe in recipes.items()
-            for width in parsed.widths or WIDTHS
-        ]
-    except (InputError, TrainingError) as error:
-        print(f"frontier.py: {error}", file=sys.stderr)
-        return 2 if isinstance(error, InputError) else 1
-    except KeyboardInterrupt:
-        return 130
+    recipes = {
+        model: lookup(RECIPES, parsed.recipe or MODELS.get(model, "strong"), "recipe")
+        for model in parsed.models or MODELS
+    }
+    data = load_cifar10(parsed.data)
+    family = [
+        family_point(model, width, data, recipe, parsed.seeds, parsed.runs, not parsed.no_training)
+        for model, recipe in recipes.items()
+        for width in parsed.widths or WIDTHS
+    ]
     points = [*filter(None, family), *system_points(), *PUBLISHED]
     print(as_table(rows(points)))
     if chosen == (None, None, None):
@@ -191,7 +187,6 @@ def main(arguments: list[str] | None = None) -> int:
         write(ROOT / "benchmarks" / "results" / f"{name}.csv", as_csv(points).encode())
         frontier(points, data.origin).savefig(ROOT / "images" / f"{name}.png")
         put_into(ROOT / "README.md", name, markdown(rows(points)))
-    return 0
 
 
 if __name__ == "__main__":

@@ -18,11 +18,12 @@ from statistics import median
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.program import program
 from benchmarks.readme import of_data, put_into
 from benchmarks.systems import RESULTS as SYSTEM_RUNS
-from utils import RECIPES, InputError, load_cifar10
+from utils import RECIPES, load_cifar10
 from utils.__main__ import positive
-from utils.errors import TrainingError, lookup
+from utils.errors import lookup
 from utils.files import write
 from utils.history import read_history
 from utils.measured import best_system, read_runs
@@ -102,7 +103,8 @@ def command_for(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> 
     return "python benchmarks/seeds.py" + "".join(options)
 
 
-def main(arguments: list[str] | None = None) -> int:
+@program
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="s7")
     parser.add_argument("--recipe", default="fast")
@@ -110,17 +112,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=positive, default=20, help="how many, from 0 on")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "seeds", help="where the runs are kept")
     parsed = parser.parse_args(arguments)
-    try:
-        recipe = lookup(RECIPES, parsed.recipe, "recipe")
-        data = load_cifar10(parsed.data)
-        name = f"{parsed.model}-{parsed.recipe}{of_data(data)}"
-        folder = parsed.runs / f"{parsed.model}-{parsed.recipe}"
-        runs = repeat(parsed.model, data, recipe, parsed.seeds, folder)
-    except (InputError, TrainingError) as error:
-        print(f"seeds.py: {error}", file=sys.stderr)
-        return 2 if isinstance(error, InputError) else 1
-    except KeyboardInterrupt:
-        return 130
+    recipe = lookup(RECIPES, parsed.recipe, "recipe")
+    data = load_cifar10(parsed.data)
+    name = f"{parsed.model}-{parsed.recipe}{of_data(data)}"
+    folder = parsed.runs / f"{parsed.model}-{parsed.recipe}"
+    runs = repeat(parsed.model, data, recipe, parsed.seeds, folder)
     csv_path = f"benchmarks/results/{name}.csv"
     write(ROOT / csv_path, runs.to_csv().encode())
     best = best_system(read_runs(SYSTEM_RUNS), runs.records[0]["data"]["name"])
@@ -131,7 +127,6 @@ def main(arguments: list[str] | None = None) -> int:
         history = read_history(folder / "seed0" / "history.csv")
         curves(history, "S7Net, recipe fast, seed 0", data.origin).savefig(ROOT / "images" / "curves.png")
         repeats(runs).savefig(ROOT / "images" / "seeds.png")
-    return 0
 
 
 if __name__ == "__main__":

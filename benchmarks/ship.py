@@ -16,29 +16,25 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.program import program
 from utils import InputError
 from utils.checkpoint import LAST, load_checkpoint
 from utils.models.pretrained import FOLDER, write_weights
 
 
-def main(arguments: list[str] | None = None) -> int:
+@program
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="a run's folder")
     parsed = parser.parse_args(arguments)
-    try:
-        checkpoint = load_checkpoint(parsed.run / LAST)
-    except InputError as error:
-        print(f"ship.py: {error}", file=sys.stderr)
-        return 2
+    checkpoint = load_checkpoint(parsed.run / LAST)
     run = json.loads((parsed.run / "run.json").read_text(encoding="utf-8"))
     if run["results"]["epochs"] < run["recipe"]["epochs"]:
-        print(f"ship.py: {parsed.run}: only {run['results']['epochs']} epochs are done; resume it", file=sys.stderr)
-        return 2
+        raise InputError(f"{parsed.run}: only {run['results']['epochs']} epochs are done; resume it")
     name = f"{run['model']}-{run['recipe']['name']}"
     write_weights(name, checkpoint, run)
     size = (FOLDER / f"{name}.safetensors").stat().st_size
     print(f"{name}: {run['results']['test_accuracy']:.2f} % of the test images, {size / 1e6:.2f} MB")
-    return 0
 
 
 if __name__ == "__main__":

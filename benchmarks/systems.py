@@ -28,10 +28,11 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.program import program
 from benchmarks.readme import markdown, put_into
-from utils import RECIPES, ImageData, InputError, Recipe, build_model, evaluate, fit, load_cifar10
+from utils import RECIPES, ImageData, Recipe, build_model, evaluate, fit, load_cifar10
 from utils.engine import with_usable_sides
-from utils.errors import TrainingError, lookup
+from utils.errors import lookup
 from utils.files import write
 from utils.measured import measured_rows, ours_against_theirs, read_runs, sources
 from utils.runs import identity, must_agree, read_record
@@ -82,31 +83,25 @@ def tables() -> str:
     return "\n\n".join([*theirs_and_ours, f"Data, machine: {'. '.join(sources(runs))}."])
 
 
-def main(arguments: list[str] | None = None) -> int:
+@program
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=MODELS, metavar="NAME", help=", ".join(MODELS))
     parser.add_argument("--under", nargs="+", default=list(SEEDS), metavar="KIND", help=", ".join(SEEDS))
     parser.add_argument("--data", default="auto")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "systems", help="where the runs are kept")
     parsed = parser.parse_args(arguments)
-    try:
+    for name in parsed.models:
+        lookup(dict.fromkeys(MODELS), name, "model")
+    for kind in parsed.under:
+        lookup(SEEDS, kind, "kind of run")
+    data = load_cifar10(parsed.data)
+    for kind in parsed.under:
         for name in parsed.models:
-            lookup(dict.fromkeys(MODELS), name, "model")
-        for kind in parsed.under:
-            lookup(SEEDS, kind, "kind of run")
-        data = load_cifar10(parsed.data)
-        for kind in parsed.under:
-            for name in parsed.models:
-                recipe = recipe_for(name, kind)
-                for seed in range(SEEDS[kind] if recipe else 0):
-                    run(name, kind, recipe, seed, data, parsed.runs)
-        put_into(ROOT / "README.md", "systems", tables())
-    except (InputError, TrainingError) as error:
-        print(f"systems.py: {error}", file=sys.stderr)
-        return 2 if isinstance(error, InputError) else 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+            recipe = recipe_for(name, kind)
+            for seed in range(SEEDS[kind] if recipe else 0):
+                run(name, kind, recipe, seed, data, parsed.runs)
+    put_into(ROOT / "README.md", "systems", tables())
 
 
 if __name__ == "__main__":

@@ -26,7 +26,9 @@ sys.path.insert(0, str(ROOT))
 import torch
 import torch.nn.functional as F
 
-from utils import RECIPES, ImageData, InputError, build_model, evaluate, load_cifar10
+from benchmarks.program import program
+from benchmarks.readme import of_data
+from utils import RECIPES, ImageData, build_model, evaluate, load_cifar10
 from utils.device import autocast, describe_hardware, pick_device
 from utils.engine import epoch_batches, recipe_policy
 from utils.plots import stacked_bar
@@ -36,9 +38,11 @@ from utils.trainer import Trainer, resize
 from utils.transforms import BatchPolicy, per_image_loader
 
 STAGES = ("gather", "augment", "forward", "backward", "optimiser")
+PRODUCTS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
-def main(arguments: list[str] | None = None) -> int:
+@program
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", default="s7")
     parser.add_argument("--recipe", default="fast", choices=sorted(RECIPES))
@@ -46,13 +50,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--data", default="auto")
     parsed = parser.parse_args(arguments)
-    try:
-        device = pick_device()
-        data = load_cifar10(parsed.data).to(device)
-        model = build_model(parsed.model, classes=len(data.classes))
-    except InputError as error:
-        print(f"throughput.py: {error}", file=sys.stderr)
-        return 2
+    device = pick_device()
+    data = load_cifar10(parsed.data).to(device)
+    model = build_model(parsed.model, classes=len(data.classes))
     recipe = replace(RECIPES[parsed.recipe], sides=(parsed.side,), per_image=False)
     trainer = Trainer(model, recipe, device)
     print(f"{parsed.model}, recipe {recipe.name}, {parsed.side} pixels, batches of {recipe.batch_size}")
@@ -69,19 +69,24 @@ def main(arguments: list[str] | None = None) -> int:
     print(as_table(rows))
 
     flops = 6 * multiply_adds(model.cpu(), (3, parsed.side, parsed.side))  # two operations each; backward twice forward
-    matrix = middle["bf16"] if trainer.precision == "bf16" else middle["fp32"]
+    matrix = middle[trainer.precision]
+    products = ", ".join(f"{middle[name] / 1e9:,.0f} GFLOP/s in {name}" for name in PRODUCTS if name in middle)
     print(
-        f"\nmatrix products: {middle['bf16'] / 1e9:,.0f} GFLOP/s in bfloat16, {middle['fp32'] / 1e9:,.0f} in float32; "
-        f"copies: {middle['copy'] / 1e9:.0f} GB/s\n"
+        f"\nmatrix products: {products}; copies: {middle['copy'] / 1e9:.0f} GB/s\n"
         f"the step: {flops / step / 1e9:,.0f} GFLOP/s, {100 * flops / step / matrix:.0f} % of the matrix products; "
         f"forward and backward alone: {100 * flops / (middle['forward'] + middle['backward']) / matrix:.0f} %\n"
-        f"peak memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GB\n"
+        f"peak memory: {peak_memory() / 1e9:.2f} GB\n"
     )
     print(as_table(policy_rows(data)))
     title = f"A training step of {parsed.model}, {1e6 * step:.0f} us an image"
     figure = stacked_bar({stage: 1e6 * middle[stage] for stage in STAGES}, title, "us an image", data.origin)
-    figure.savefig(ROOT / "images" / "throughput.png")
-    return 0
+    figure.savefig(ROOT / "images" / f"throughput{of_data(data)}.png")
+
+
+def peak_memory() -> int:
+    """The most bytes of the host's memory that this process has had."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak  # which counts in bytes there, in kibibytes elsewhere
 
 
 def seconds(action: Callable[[], object], device: torch.device, times: int = 1) -> float:
@@ -145,7 +150,9 @@ def stage_seconds(trainer: Trainer, data: ImageData, batches: int = 30) -> dict[
 def ceilings(device: torch.device, side: int = 2048) -> dict[str, float]:
     """Floating-point operations a second of square matrix products, and bytes a second copied (read and written)."""
     result = {}
-    for name, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
+    for name, dtype in PRODUCTS.items():
+        if (name, device.type) == ("fp16", "cpu"):
+            continue  # no network is trained in it there, and some CPUs take minutes
         a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
         result[name] = 2 * side**3 / min(seconds(lambda: a @ b, device) for _ in range(4))  # noqa: B023
     source = torch.zeros(64 << 20, device=device)
@@ -161,7 +168,7 @@ def policy_rows(data: ImageData, images: int = 5000) -> list[tuple]:
     """
     recipe = replace(RECIPES["fast"], flip=0.5, shift_scale_rotate=0.5, coarse_dropout=0.5)
     small = data.to(torch.device("cpu")).subset(images, 1)
-    policy = recipe_policy(recipe, small)
+    policy, images = recipe_policy(recipe, small), len(small.train)
 
     def whole_batches() -> None:
         for _ in epoch_batches(small.train, policy, recipe, seed=0, epoch=1):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import json
 import statistics
 import sys
@@ -22,17 +23,20 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.program import program
+from benchmarks.readme import of_data
 from utils import RECIPES, ImageData, InputError, build_model, fit, load_cifar10
 from utils.__main__ import positive
-from utils.errors import TrainingError, lookup
+from utils.errors import lookup
+from utils.files import write
 from utils.plots import accuracy_by_seconds
 from utils.tables import as_table
 
-CSV = ROOT / "benchmarks" / "results" / "time_to_accuracy.csv"
 COLUMNS = ("model", "recipe", "seed", "epoch", "seconds", "test_accuracy")
 
 
-def main(arguments: list[str] | None = None) -> int:
+@program
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="*", default=["s7:fast"], metavar="MODEL:RECIPE", help="default: s7:fast")
     parser.add_argument("--target", type=float, default=85.0, help="%% of the test images (default: 85)")
@@ -41,34 +45,28 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--as-it-is", action="store_true", help="keep a recipe's float32 and its image-by-image policy")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "time", help="where the runs are kept")
     parsed = parser.parse_args(arguments)
-    try:
-        pairs = [pair(text) for text in parsed.runs]
-        data = load_cifar10(parsed.data)
-        curves = {name: [] for name in parsed.runs}
-        for seed in range(parsed.seeds):
-            for name, (model, recipe) in zip(parsed.runs, pairs, strict=True):
-                recipe = RECIPES[recipe]
-                if not parsed.as_it_is:
-                    recipe = replace(recipe, precision="auto", per_image=False)
-                folder = parsed.out / f"{model}-{recipe.name}-{parsed.target:g}-seed{seed}"
-                curves[name].append(run(model, recipe, seed, data, parsed.target, folder))
-    except (InputError, TrainingError) as error:
-        print(f"time_to_accuracy.py: {error}", file=sys.stderr)
-        return 2 if isinstance(error, InputError) else 1
-    except KeyboardInterrupt:
-        return 130
+    pairs = [pair(text) for text in parsed.runs]
+    data = load_cifar10(parsed.data)
+    curves = {name: [] for name in parsed.runs}
+    for seed in range(parsed.seeds):
+        for name, (model, recipe) in zip(parsed.runs, pairs, strict=True):
+            recipe = RECIPES[recipe]
+            if not parsed.as_it_is:
+                recipe = replace(recipe, precision="auto", per_image=False)
+            folder = parsed.out / f"{model}-{recipe.name}-{parsed.target:g}-seed{seed}"
+            curves[name].append(run(model, recipe, seed, data, parsed.target, folder))
     print(as_table(summary(curves, parsed.target)))
     hardware = json.loads((folder / "run.json").read_text(encoding="utf-8"))["hardware"]
     print(f"{data.origin}\n{hardware}")
-    CSV.parent.mkdir(parents=True, exist_ok=True)
-    with open(CSV, "w", newline="", encoding="utf-8") as lines:
-        writer = csv.writer(lines, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for (model, recipe), histories in zip(pairs, curves.values(), strict=True):
-            for seed, history in enumerate(histories):
-                writer.writerows([model, recipe, seed, *(record[c] for c in COLUMNS[3:])] for record in history)
-    accuracy_by_seconds(curves, parsed.target, data.origin).savefig(ROOT / "images" / "time_to_accuracy.png")
-    return 0
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for (model, recipe), histories in zip(pairs, curves.values(), strict=True):
+        for seed, history in enumerate(histories):
+            writer.writerows([model, recipe, seed, *(record[c] for c in COLUMNS[3:])] for record in history)
+    name = f"time_to_accuracy{of_data(data)}"
+    write(ROOT / "benchmarks" / "results" / f"{name}.csv", text.getvalue().encode())
+    accuracy_by_seconds(curves, parsed.target, data.origin).savefig(ROOT / "images" / f"{name}.png")
 
 
 def pair(text: str) -> tuple[str, str]:

@@ -40,17 +40,18 @@ def test_a_run_that_cannot_be_read_is_refused(text, message):
 
 def test_a_run_ends_with_the_epoch_that_gets_there_and_is_not_repeated(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(time_to_accuracy, "ROOT", tmp_path)
-    monkeypatch.setattr(time_to_accuracy, "CSV", tmp_path / "results" / "times.csv")
+    results = tmp_path / "benchmarks" / "results"
+    results.mkdir(parents=True)
     (tmp_path / "images").mkdir()
     arguments = ["s7:digits", "--data", "digits", "--target", "15", "--seeds", "1", "--out", str(tmp_path / "runs")]
     assert time_to_accuracy.main(arguments) == 0
     kept = read_history(tmp_path / "runs" / "s7-digits-15-seed0" / "history.csv")
     assert kept[-1]["test_accuracy"] >= 15
     assert all(record["test_accuracy"] < 15 for record in kept[:-1])
-    rows = list(csv.DictReader((tmp_path / "results" / "times.csv").open()))
+    rows = list(csv.DictReader((results / "time_to_accuracy-other-data.csv").open()))
     assert [float(row["seconds"]) for row in rows] == [record["seconds"] for record in kept]
     assert "1 of 1 seeds" in capsys.readouterr().out
-    assert (tmp_path / "images" / "time_to_accuracy.png").stat().st_size > 10_000
+    assert (tmp_path / "images" / "time_to_accuracy-other-data.png").stat().st_size > 10_000
 
     monkeypatch.setattr("utils.trainer.Trainer.train", lambda *_: pytest.fail("it was trained again"))
     assert time_to_accuracy.main(arguments) == 0
