@@ -196,7 +196,8 @@ def groups(parameters: list[nn.Parameter], recipe: Recipe) -> list[dict]:
     """The parameters as an optimiser's groups: a second one for batch norms and biases if they are not to decay."""
     if recipe.decay_norms:
         return [{"params": parameters}]
-    kernels, vectors = ([p for p in parameters if (p.ndim > 1) is kernel] for kernel in (True, False))
+    kernels = [p for p in parameters if p.ndim > 1]
+    vectors = [p for p in parameters if p.ndim <= 1]
     return [{"params": kernels}, {"params": vectors, "weight_decay": 0.0}]
 
 
