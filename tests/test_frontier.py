@@ -28,9 +28,8 @@ def test_an_ingredient_pays_if_leaving_it_out_costs_two_standard_errors():
     """Deviations 1 and 1 over 4 seeds: a standard error of sqrt(2 / 4) = 0.707."""
     spread = (-1.0, -1.0, 1.0, 1.0)
     deviation = of(*spread).deviation
-    results = {
-        name: of(*(mean + s / deviation for s in spread)) for name, mean in (("nothing", 80), ("a", 78), ("b", 79))
-    }
+    means = {"nothing": 80, "without a": 78, "without b": 79}
+    results = {name: of(*(mean + s / deviation for s in spread)) for name, mean in means.items()}
     nothing, a, b = ablation.rows(results)
     assert [cells[3:5] for cells in ablation.cells([nothing, a])[1:]] == [("-", "-"), ("+2.00", "0.71")]
     assert (a["cost"], b["cost"]) == (2, 1)
@@ -48,7 +47,7 @@ def test_an_ingredient_pays_if_leaving_it_out_costs_two_standard_errors():
     ],
 )
 def test_what_costs_no_accuracy_pays_in_time(without, sides, verdict):
-    rows = ablation.rows({"nothing": of(80, 81, sides=(24, 32)), "a": of(*without, sides=sides)})
+    rows = ablation.rows({"nothing": of(80, 81, sides=(24, 32)), "without a": of(*without, sides=sides)})
     assert ablation.verdict(rows[1]) == verdict
 
 
@@ -60,9 +59,17 @@ def test_each_variant_counts_its_own_seeds():
 
 
 def test_what_the_assignment_asks_for_stays_even_if_it_does_not_pay():
-    results = {"nothing": of(80, 81), "coarse dropout": of(82, 83), "random crop": of(82, 83), "flip": of(60, 61)}
+    results = {"nothing": of(80, 81), "without coarse dropout": of(82, 83), "without cosine": of(82, 83)}
+    results["without flip"] = of(60, 61)
     verdicts = [ablation.verdict(row) for row in ablation.rows(results)]
     assert verdicts == ["-", "does not pay; the assignment asks for it", "does not pay", "pays"]
+
+
+def test_what_is_put_in_would_pay_if_it_gains_two_standard_errors():
+    """Deviations 1.41 and 1.41 over 2 seeds: a standard error of 1.41."""
+    results = {"nothing": of(80, 82), "with a": of(83, 85), "with b": of(82, 84), "with c": of(60, 62)}
+    verdicts = [ablation.verdict(row) for row in ablation.rows(results)]
+    assert verdicts == ["-", "would pay", "would not pay", "would not pay"]
 
 
 def test_one_seed_is_no_verdict():
@@ -71,12 +78,16 @@ def test_one_seed_is_no_verdict():
     assert "nan" not in ablation.cells([row])[1][1]
 
 
-def test_only_what_a_recipe_has_is_left_out():
+def test_only_what_a_recipe_has_is_left_out_and_what_it_has_not_put_in():
     recipe = Recipe("r", epochs=2, optimizer="muon", crop=0, label_smoothing=0.0, sides=(24, 32))
     names = ablation.variants(recipe)
     assert names["nothing"] == recipe
-    assert names["Muon (SGD instead)"].optimizer == "sgd"
-    assert "random crop" not in names and "label smoothing" not in names
+    assert names["without Muon (SGD instead)"].optimizer == "sgd"
+    assert names["with random crop"] == replace(recipe, crop=2)
+    assert not {"without random crop", "without label smoothing", "with label smoothing"} & set(names)
+    cropped = ablation.variants(names["with random crop"])
+    assert cropped["without random crop"] == recipe and "with random crop" not in cropped
+    assert recipe not in list(names.values())[1:]
     assert all(variant.epochs == 2 for variant in names.values())
 
 
@@ -97,7 +108,7 @@ def test_without_residuals_nothing_is_added():
 
 def test_the_ablation_looks_at_validation_images_and_goes_on(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(ablation, "ROOT", tmp_path)
-    monkeypatch.setattr(ablation, "WITHOUT", {"flip": {"flip": 0.0}, "weight decay": {"weight_decay": 0.0}})
+    monkeypatch.setattr(ablation, "WITHOUT", {"flip": {"flip": 0.0}, "random crop": {"crop": 0}})
     monkeypatch.setitem(RECIPES, "tiny", Recipe("tiny", epochs=9, sides=(8,), weight_decay=1e-3))
     (tmp_path / "benchmarks" / "results").mkdir(parents=True)
     readme = tmp_path / "benchmarks" / "README.md"
@@ -108,31 +119,32 @@ def test_the_ablation_looks_at_validation_images_and_goes_on(tmp_path, monkeypat
     command += ["--data", "digits", "--validation", "400", "--runs", str(tmp_path / "runs")]
     assert ablation.main([*command, "--no-training"]) == 2
     assert "no finished run of the whole recipe" in capsys.readouterr().err
-    assert ablation.main([*command, "--without", "flap"]) == 2
-    assert "'flap'; there are: nothing, flip, weight-decay, residual-connections" in capsys.readouterr().err
-    assert ablation.main([*command, "--without", "flip"]) == 0
-    assert {path.name for path in (tmp_path / "runs" / "s7-0.25-tiny-1").iterdir()} == {"nothing", "flip"}
+    assert ablation.main([*command, "--only", "flap"]) == 2
+    there_are = "nothing, without-flip, with-random-crop, without-residual-connections"
+    assert f"'flap'; there are: {there_are}" in capsys.readouterr().err
+    assert ablation.main([*command, "--only", "without-flip"]) == 0
+    assert {path.name for path in (tmp_path / "runs" / "s7-0.25-tiny-1").iterdir()} == {"nothing", "without-flip"}
     capsys.readouterr()
     assert ablation.main(command) == 0
     shown = capsys.readouterr().out
     assert "400 training images held out" in shown and "without" in shown
-    assert (
-        readme.read_text().startswith("before") and "| flip |" in readme.read_text() and "old" not in readme.read_text()
-    )
+    text = readme.read_text()
+    assert text.startswith("before") and "| without flip |" in text and "old" not in text
     with open(tmp_path / "benchmarks" / "results" / "ablation-s7-0.25-tiny-1-other-data.csv", newline="") as lines:
         found = list(csv.DictReader(lines))
-    assert [row["without"] for row in found] == ["nothing", "flip", "weight decay", "residual connections"]
-    record = json.loads((tmp_path / "runs" / "s7-0.25-tiny-1" / "flip" / "seed0" / "run.json").read_text())
+    changes = ["nothing", "without flip", "with random crop", "without residual connections"]
+    assert [row["change"] for row in found] == changes
+    record = json.loads((tmp_path / "runs" / "s7-0.25-tiny-1" / "without-flip" / "seed0" / "run.json").read_text())
     assert record["model_arguments"]["width"] == 0.25 and record["recipe"]["flip"] == 0
     assert found[-1]["validation_accuracy"] != found[0]["validation_accuracy"]  # another network was trained
 
     monkeypatch.setattr("utils.trainer.Trainer.train", lambda *_: pytest.fail("it was trained again"))
     assert ablation.main(command) == 0
-    shutil.rmtree(tmp_path / "runs" / "s7-0.25-tiny-1" / "flip")
+    shutil.rmtree(tmp_path / "runs" / "s7-0.25-tiny-1" / "without-flip")
     capsys.readouterr()
     assert ablation.main([*command, "--seeds", "9", "--no-training"]) == 0  # one of the nine is there
     shown = capsys.readouterr().out
-    assert "weight decay" in shown and "flip" not in shown
+    assert "random crop" in shown and "flip" not in shown
 
 
 @pytest.fixture
