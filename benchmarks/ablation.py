@@ -168,7 +168,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=3, help="how many, from 0 on")
     parser.add_argument("--validation", type=int, default=5000, help="training images held out (default: 5000)")
     parser.add_argument(
-        "--only", nargs="+", metavar="CHANGE", help="train these only, by the names of their folders: without-flip"
+        "--only", nargs="+", metavar="CHANGE", help="besides the whole recipe, train these only: without-flip, ..."
     )
     parser.add_argument("--no-training", action="store_true", help="only what has been trained before")
     parser.add_argument("--data", default="auto")
