@@ -56,6 +56,8 @@ WITHOUT = {
     "cosine": {"schedule": "triangle"},
     "falling rate (constant instead)": {"schedule": "steps", "drops": ()},
 }
+# What a recipe has to be like to have an ingredient, where it is not enough that the above changes it.
+SEEN = {"Muon (SGD instead)": {"optimizer": "muon"}, "cosine": {"schedule": "cosine"}}
 # How an ingredient is put into a recipe that does without it.
 WITH = {
     "random crop": {"crop": 2},
@@ -75,7 +77,7 @@ def variants(recipe: Recipe) -> dict[str, Recipe]:
     found = {"nothing": recipe}
     for name, change in WITHOUT.items():
         changed = replace(recipe, **change)
-        if changed != recipe:
+        if all(getattr(recipe, field) == value for field, value in SEEN.get(name, {}).items()) and changed != recipe:
             found[f"without {name}"] = changed
         elif name in WITH:
             found[f"with {name}"] = replace(recipe, **WITH[name])

@@ -89,6 +89,9 @@ def test_only_what_a_recipe_has_is_left_out_and_what_it_has_not_put_in():
     assert cropped["without random crop"] == recipe and "with random crop" not in cropped
     assert recipe not in list(names.values())[1:]
     assert all(variant.epochs == 2 for variant in names.values())
+    of_a_system = ablation.variants(RECIPES["experiment2"])  # Adam, and a rate that does not fall
+    assert not any("Muon" in name for name in of_a_system)
+    assert "without cosine" not in of_a_system and of_a_system["with cosine"].schedule == "cosine"
 
 
 def test_without_residuals_nothing_is_added():
