@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from conftest import tiny_network
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from utils.engine import epoch_batches, fit, recipe_policy, with_usable_sides
 from utils.errors import InputError, TrainingError
@@ -263,6 +264,57 @@ def test_a_run_begun_in_another_precision_goes_on_in_fp16(tiny, recipe, tmp_path
 def test_fp16_runs_under_a_gradient_scaler(network, recipe):
     assert Trainer(network, replace(recipe, precision="fp16"), CPU).scaler.is_enabled()
     assert not Trainer(network, replace(recipe, precision="bf16"), CPU).scaler.is_enabled()
+
+
+def step_of(recipe, tiny, scale=2.0**16, **changes) -> tuple[Trainer, list[torch.Tensor]]:
+    """A trainer after its first step, and what that has added to the parameters."""
+    network = tiny_network()
+    before = [p.detach().clone() for p in network.parameters()]
+    trainer = Trainer(network, replace(recipe, dropout=0.0, **changes), CPU)
+    if trainer.scaler.is_enabled():
+        trainer.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    trainer.step(tiny.train.images[:40].float() / 255, tiny.train.labels[:40], progress=0.25)
+    return trainer, [p.detach() - old for p, old in zip(network.parameters(), before, strict=True)]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_step_in_fp16_is_nearly_one_in_fp32(tiny, recipe, optimizer):
+    _, exact = step_of(recipe, tiny, optimizer=optimizer)
+    trainer, rounded = step_of(recipe, tiny, optimizer=optimizer, precision="fp16")
+    assert trainer.scaler.get_scale() == 2**16  # nothing was too large
+    for one, other in list(zip(rounded, exact, strict=True))[-2:]:  # of the linear layer: no sums that should be 0
+        assert (one - other).norm() < 0.02 * other.norm()
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_gradients_too_large_for_fp16_change_nothing_but_the_scale(tiny, recipe, optimizer):
+    undecayed = replace(recipe, optimizer=optimizer, weight_decay=0.0, muon_weight_decay=0.0)
+    trainer, added = step_of(undecayed, tiny, scale=2.0**40, precision="fp16")
+    assert trainer.scaler.get_scale() == 2.0**39
+    assert not any(change.any() for change in added)
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operations that make the CPU wait for a GPU, as they do when a number's value is needed."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function.overloadpacket in (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero)
+        return function(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_step_never_waits_for_a_gpu(tiny, recipe, precision):
+    images, labels = next(epoch_batches(tiny.train, recipe_policy(recipe, tiny), recipe, 0, 1))
+    trainer = Trainer(tiny_network(), replace(recipe, optimizer="muon", precision=precision), CPU)
+    with Waits() as waits:
+        trainer.tally.add(images, labels, *trainer.step(images, labels, progress=0.25))
+        assert waits.count == 0
+        trainer.tally.check(epoch=1)
+    assert waits.count > 0  # a look at the tally does wait
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32, 0.5, "0"])

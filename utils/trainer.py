@@ -111,9 +111,23 @@ class Trainer:
                 group["lr"] = optimizer.defaults["lr"] * self.recipe.rate_at(progress)
         loss, logits = self.forward_backward(resize(images, self.recipe.side_at(progress)), labels)
         for optimizer in self.optimizers:
-            self.scaler.step(optimizer)
+            self.unscale(optimizer)
+            optimizer.step()
         self.scaler.update()
         return loss, logits
+
+    def unscale(self, optimizer: torch.optim.Optimizer) -> None:
+        """Takes fp16's scale off the gradients; those that it made too large for fp16 become 0.
+
+        `scaler.step` would leave out the whole step instead, and wait for the GPU to know whether it has to.
+        """
+        if not self.scaler.is_enabled():
+            return
+        self.scaler.unscale_(optimizer)  # and takes note of infinite ones: `update` lowers the scale
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.grad.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
 
     def forward_backward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Leaves in the parameters the gradient of the mean loss (), which it returns with the logits (N, classes)."""
