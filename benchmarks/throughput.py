@@ -137,8 +137,7 @@ def stage_seconds(trainer: Trainer, data: ImageData, batches: int = 30) -> dict[
         measured("backward", trainer.scaler.scale(loss).backward)
         for optimizer in trainer.optimizers:
             optimizer.param_groups[0]["lr"] = 1e-4
-            measured("optimiser", lambda: trainer.scaler.step(optimizer))  # noqa: B023
-        trainer.scaler.update()
+        measured("optimiser", trainer.update)
         images += len(labels)
     result = {stage: spent / images for stage, spent in total.items()}
     result["evaluation"] = seconds(lambda: evaluate(model, data.test, precision=trainer.precision), device) / len(

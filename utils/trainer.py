@@ -110,24 +110,8 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = optimizer.defaults["lr"] * self.recipe.rate_at(progress)
         loss, logits = self.forward_backward(resize(images, self.recipe.side_at(progress)), labels)
-        for optimizer in self.optimizers:
-            self.unscale(optimizer)
-            optimizer.step()
-        self.scaler.update()
+        self.update()
         return loss, logits
-
-    def unscale(self, optimizer: torch.optim.Optimizer) -> None:
-        """Takes fp16's scale off the gradients; those that it made too large for fp16 become 0.
-
-        `scaler.step` would leave out the whole step instead, and wait for the GPU to know whether it has to.
-        """
-        if not self.scaler.is_enabled():
-            return
-        self.scaler.unscale_(optimizer)  # and takes note of infinite ones: `update` lowers the scale
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    parameter.grad.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
 
     def forward_backward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Leaves in the parameters the gradient of the mean loss (), which it returns with the logits (N, classes)."""
@@ -138,6 +122,22 @@ class Trainer:
         self.model.zero_grad()
         self.scaler.scale(loss).backward()
         return loss.detach(), logits.detach()
+
+    def update(self) -> None:
+        """Changes the parameters by their gradients.
+
+        Those that its scale made too large for fp16 count as 0: `scaler.step` would leave out the step instead, and
+        wait for the GPU to know whether it has to.
+        """
+        for optimizer in self.optimizers:
+            self.scaler.unscale_(optimizer)
+        if self.scaler.is_enabled():
+            for parameter in self.model.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.scaler.update()  # lowers the scale if `unscale_` has met something infinite
 
     @property
     def line(self) -> str:
