@@ -1,14 +1,19 @@
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from utils.models import build_model
-from utils.optim import Muon, orthogonalize
+from utils.optim import Muon
+from utils.optim import orthogonalize as orthogonalize_all
 from utils.recipes import Recipe
 from utils.trainer import build_optimizers
 
 
 def kernel(seed: int = 0) -> nn.Parameter:
     return nn.Parameter(torch.randn(8, 4, 3, 3, generator=torch.Generator().manual_seed(seed)))
+
+
+def orthogonalize(matrix: Tensor) -> Tensor:
+    return orthogonalize_all([matrix])[0]
 
 
 def test_orthogonalising_evens_out_the_singular_values():
@@ -31,6 +36,15 @@ def test_orthogonalising_does_not_mind_the_scale():
     ours = orthogonalize(matrix)
     assert (orthogonalize(1024 * matrix) - ours).norm() < 0.05 * ours.norm()
     assert orthogonalize(torch.zeros(4, 4)).abs().max() == 0
+
+
+def test_matrices_are_orthogonalised_together_as_each_would_be_alone():
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((16, 40), (8, 30), (40, 16), (16, 16), (16, 25), (8, 8))
+    matrices = [10 ** (2 - i) * torch.randn(shape, generator=generator) for i, shape in enumerate(shapes)]
+    for together, matrix in zip(orthogonalize_all(matrices), matrices, strict=True):
+        torch.testing.assert_close(together, orthogonalize(matrix), rtol=1e-3, atol=1e-4)
+    assert orthogonalize_all([]) == []
 
 
 def test_the_first_step_goes_against_the_gradient_by_the_rate():

@@ -33,43 +33,55 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self) -> None:
         for group in self.param_groups:
-            for kernel in group["params"]:
-                if kernel.grad is None:
-                    continue
-                state = self.state[kernel]
-                if not state:
-                    state["momentum"] = torch.zeros_like(kernel)
-                momentum = state["momentum"].lerp_(kernel.grad, 1 - group["momentum"])
-                momentum = state["momentum"] = F.hardshrink(momentum, SMALLEST)
-                update = orthogonalize(kernel.grad.lerp(momentum, group["momentum"]).flatten(1))
+            kernels = [kernel for kernel in group["params"] if kernel.grad is not None]
+            updates = orthogonalize([self.direction(kernel, group["momentum"]).flatten(1) for kernel in kernels])
+            for kernel, update in zip(kernels, updates, strict=True):
                 rows, columns = update.shape
                 kernel.mul_(1 - group["lr"] * group["weight_decay"])
                 kernel.add_(update.view_as(kernel), alpha=-group["lr"] * max(1, rows / columns) ** 0.5)
 
+    def direction(self, kernel: nn.Parameter, beta: float) -> Tensor:
+        """Takes the kernel's gradient into its momentum, and looks ahead by it, as Nesterov does."""
+        state = self.state[kernel]
+        if not state:
+            state["momentum"] = torch.zeros_like(kernel)
+        momentum = state["momentum"].lerp_(kernel.grad, 1 - beta)
+        momentum = state["momentum"] = F.hardshrink(momentum, SMALLEST)
+        return kernel.grad.lerp(momentum, beta)
 
-def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
-    """Roughly U V' of the singular value decomposition U S V': singular values between about 0.7 and 1.2.
+
+def orthogonalize(matrices: list[Tensor], steps: int = 5) -> list[Tensor]:
+    """Roughly U V' of each singular value decomposition U S V': singular values between about 0.7 and 1.2.
 
     The iteration x -> (a + b x x' + c (x x')^2) x is done on the small square x x' alone, and the product of all its
-    polynomials meets the matrix once.
+    polynomials meets the matrix once. Matrices with squares of one size go through it together: so many small
+    operations take a GPU longer to begin than to do.
 
     Args:
-        matrix: (rows, columns), float32.
+        matrices: (rows, columns) each, float32.
         steps: Newton-Schulz iterations.
 
     Source: the quintic iteration and its coefficients are Muon's (see there).
     """
+    wide = [matrix.T if matrix.size(0) > matrix.size(1) else matrix for matrix in matrices]
+    wide = [x / (x.norm() + 1e-7) for x in wide]  # singular values of at most 1
+    results = list(wide)
+    for size in {x.size(0) for x in wide}:
+        members = [number for number, x in enumerate(wide) if x.size(0) == size]
+        products = newton_schulz(torch.stack([wide[number] @ wide[number].T for number in members]), steps)
+        for number, product in zip(members, products, strict=True):
+            results[number] = product @ wide[number]
+    return [x.T if x.shape != matrix.shape else x for x, matrix in zip(results, matrices, strict=True)]
+
+
+def newton_schulz(gram: Tensor, steps: int) -> Tensor:
+    """What the iteration multiplies x with from the left, given x x'; both (N, rows, rows)."""
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrix / (matrix.norm() + 1e-7)  # singular values of at most 1
-    tall = x.size(0) > x.size(1)
-    x = x.T if tall else x
-    gram = x @ x.T
     product = None
     for step in range(steps):
-        polynomial = torch.addmm(gram, gram, gram, beta=b, alpha=c)
-        polynomial.diagonal().add_(a)
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        polynomial.diagonal(dim1=1, dim2=2).add_(a)
         product = polynomial if product is None else polynomial @ product
         if step < steps - 1:
             gram = polynomial @ gram @ polynomial
-    x = product @ x
-    return x.T if tall else x
+    return product
