@@ -153,7 +153,8 @@ def cells(table: list[dict]) -> list[tuple]:
     for row in table:
         spread = "" if math.isnan(row["deviation"]) else f" ± {row['deviation']:.2f}"
         accuracy = f"{row['validation_accuracy']:.2f}{spread}"
-        compared = f"{row['cost']:+.2f}", f"{row['standard_error']:.2f}", f"x {row['pixel_ratio']:.2f}"
+        error = "-" if math.isnan(row["standard_error"]) else f"{row['standard_error']:.2f}"
+        compared = f"{row['cost']:+.2f}", error, f"x {row['pixel_ratio']:.2f}"
         if row["change"] == "nothing":
             compared = "-", "-", "x 1"
         shown.append((row["change"], accuracy, row["seeds"], *compared, verdict(row)))
