@@ -48,6 +48,21 @@ def test_images_of_one_colour_are_refused_before_training(network, tiny, recipe)
         fit(network, tiny, recipe)
 
 
+@pytest.mark.parametrize(("batch_size", "better"), [(3, 5), (4, 5), (12, 13)])
+def test_a_last_batch_of_one_image_is_refused_before_training_if_the_network_cannot_take_it(
+    network, tiny, recipe, tmp_path, batch_size, better
+):
+    thirteen, recipe = tiny.subset(13, 37), replace(recipe, epochs=1, batch_size=batch_size)
+    picky = nn.Sequential(*network[:5], nn.BatchNorm1d(8), network[-1])
+    before = {name: tensor.clone() for name, tensor in picky.state_dict().items()}
+    with pytest.raises(InputError, match=rf"13 training images in .* last batch of one .* batch_size={better}\)"):
+        fit(picky, thirteen, recipe, out=tmp_path)
+    assert not list(tmp_path.iterdir())
+    torch.testing.assert_close(picky.state_dict(), before, rtol=0, atol=0)
+    assert len(fit(picky, thirteen, replace(recipe, batch_size=better))) == 1
+    assert len(fit(network, thirteen, recipe)) == 1  # its maps are larger than a pixel
+
+
 class Failing(nn.Module):
     """A small network that does `fail(images)` in its step number `step` (from 0)."""
 

@@ -26,7 +26,7 @@ from utils.recipes import Recipe
 from utils.runs import AS_BUILT, Run
 from utils.trainer import Trainer
 from utils.transforms import POLICIES, BatchPolicy, check_normalized, per_image_loader
-from utils.trouble import check_images, check_learning, explained
+from utils.trouble import check_images, check_last_batch, check_learning, explained
 
 NOTHING = torch.empty(0, dtype=torch.int64)  # fingerprints of no images
 
@@ -82,6 +82,7 @@ def fit(
     if policy is not None:
         check_normalized(policy, data.mean, data.std)
     asked, recipe = recipe.sides, with_usable_sides(recipe, model)
+    check_last_batch(model, data.train, recipe)
     trainer = Trainer(model, recipe, pick_device(device))
     data = data.to(trainer.device)
     with Run(out, trainer, data, seed, until, policy, origin(model)) as run, explained(trainer):

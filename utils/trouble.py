@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import sqrt
 
 import torch
+from torch import nn
 
 from utils.data import ImageData, Split
 from utils.device import is_out_of_memory
 from utils.errors import InputError, TrainingError, one_line
+from utils.recipes import Recipe
 from utils.trainer import Trainer
 
 ENOUGH = 5000  # images, before a network that only guesses is given up
@@ -32,6 +36,27 @@ def check_images(data: ImageData) -> None:
     height, width = pixels.shape[2:]
     if height != width:
         raise InputError(f"{data.train.dataset}: images of {height} x {width} pixels; recipes train on squares")
+
+
+def check_last_batch(model: nn.Module, split: Split, recipe: Recipe) -> None:
+    """Looks at the rest of an epoch that is no whole batch.
+
+    Raises:
+        InputError: it is a single image, whose maps a batch norm of the network has no variance of.
+    """
+    if len(split) % recipe.batch_size != 1:
+        return
+    parameter, side = next(model.parameters()), min(recipe.sides)
+    try:
+        with torch.no_grad():
+            copy.deepcopy(model).train()(torch.zeros(1, 3, side, side, device=parameter.device))
+    except ValueError as error:
+        better = next(size for size in itertools.count(recipe.batch_size + 1) if len(split) % size != 1)
+        raise InputError(
+            f"{len(split)} training images in batches of {recipe.batch_size} leave a last batch of one image, which "
+            f"{type(model).__name__} cannot learn from ({one_line(error)}); take dataclasses.replace(recipe, "
+            f"batch_size={better})"
+        ) from error
 
 
 def check_learning(history: Sequence[dict], split: Split) -> None:
