@@ -46,6 +46,7 @@ WITHOUT = {
     "Muon (SGD instead)": {"optimizer": "sgd"},
     "weight decay": {"weight_decay": 0.0, "muon_weight_decay": 0.0},
     "batch norms spared weight decay": {"decay_norms": True},
+    "mirror symmetry": {"mirror_symmetric": False},
     "flip": {"flip": 0.0},
     "random crop": {"crop": 0},
     "shift-scale-rotate": {"shift_scale_rotate": 0.0},
@@ -60,6 +61,7 @@ WITHOUT = {
 SEEN = {"Muon (SGD instead)": {"optimizer": "muon"}, "cosine": {"schedule": "cosine"}}
 # How an ingredient is put into a recipe that does without it.
 WITH = {
+    "mirror symmetry": {"mirror_symmetric": True},
     "random crop": {"crop": 2},
     "cosine": {"schedule": "cosine"},
     "batch norms spared weight decay": {"decay_norms": False},

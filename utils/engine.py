@@ -24,6 +24,7 @@ from utils.errors import InputError, check_seed
 from utils.evaluation import answer_shape, check_fit, check_unseen, evaluate
 from utils.recipes import Recipe
 from utils.runs import AS_BUILT, Run
+from utils.symmetry import MirrorSymmetry
 from utils.trainer import Trainer
 from utils.transforms import POLICIES, BatchPolicy, check_normalized, per_image_loader
 from utils.trouble import check_images, check_last_batch, check_learning, explained
@@ -83,6 +84,7 @@ def fit(
         check_normalized(policy, data.mean, data.std)
     asked, recipe = recipe.sides, with_usable_sides(recipe, model)
     check_last_batch(model, data.train, recipe)
+    check_symmetry(model, recipe)
     trainer = Trainer(model, recipe, pick_device(device))
     data = data.to(trainer.device)
     with Run(out, trainer, data, seed, until, policy, origin(model)) as run, explained(trainer):
@@ -125,6 +127,19 @@ def learned_from(model: nn.Module, split: Split) -> Tensor:
 def origin(model: nn.Module) -> str:
     """Where a model's weights are from: "as built", "an earlier run", or the name of weights that ship."""
     return "an earlier run" if hasattr(model, "learned_from") else getattr(model, "pretrained", AS_BUILT)
+
+
+def check_symmetry(model: nn.Module, recipe: Recipe) -> None:
+    """Refuses to make weights that have learned something symmetric: half of it would be lost.
+
+    Raises:
+        InputError: the recipe asks for mirror symmetry, and the model was trained without.
+    """
+    if recipe.mirror_symmetric and origin(model) != AS_BUILT and not MirrorSymmetry(model).holds():
+        raise InputError(
+            f"recipe {recipe.name!r} keeps kernels equal to their mirror images, and the weights of {origin(model)} "
+            "are not: start from new ones, or use dataclasses.replace(recipe, mirror_symmetric=False)"
+        )
 
 
 def recipe_policy(recipe: Recipe, data: ImageData, epoch: int = 1) -> A.Compose:

@@ -17,6 +17,7 @@ from utils.errors import InputError, TrainingError
 from utils.interrupt import undisturbed
 from utils.optim import Muon
 from utils.recipes import Recipe
+from utils.symmetry import MirrorSymmetry
 from utils.tally import Tally
 
 REFRESH_SECONDS = 0.5  # of the tqdm line: reading a number off a GPU makes it wait
@@ -40,6 +41,9 @@ class Trainer:
             for module in model.modules():
                 if isinstance(module, nn.Dropout):
                     module.p = recipe.dropout
+        self.symmetry = MirrorSymmetry(self.model) if recipe.mirror_symmetric else None
+        if self.symmetry:
+            self.symmetry.impose()
         self.optimizers = build_optimizers(model, recipe)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
         self.begin_epoch()
@@ -135,6 +139,8 @@ class Trainer:
             for parameter in self.model.parameters():
                 if parameter.grad is not None:
                     parameter.grad.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+        if self.symmetry:
+            self.symmetry.average_gradients()
         for optimizer in self.optimizers:
             optimizer.step()
         self.scaler.update()  # lowers the scale if `unscale_` has met something infinite

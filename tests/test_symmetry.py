@@ -1,0 +1,127 @@
+"""Kernels that stay equal to their mirror images."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import tiny_network
+from torch import nn
+
+from utils.engine import fit
+from utils.errors import InputError
+from utils.models import MODELS, build_model
+from utils.recipes import OPTIMIZERS
+from utils.symmetry import MirrorSymmetry, mirrored
+from utils.trainer import Trainer
+
+CPU = torch.device("cpu")
+ODD = 33  # pixels a side: strides then meet the same pixels in the mirror image
+
+
+def some_images(count: int = 4, side: int = ODD) -> torch.Tensor:
+    return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(0))
+
+
+def kernel(model: nn.Module) -> torch.Tensor:
+    return next(m.weight for m in model.c3.modules() if isinstance(m, nn.Conv2d))
+
+
+def symmetric(name: str) -> nn.Module:
+    model = build_model(name)
+    MirrorSymmetry(model).impose()
+    return model
+
+
+@pytest.mark.parametrize("name", ["s7", "s7_dilated", "s7_max"])
+def test_an_image_and_its_mirror_image_get_the_same_answer(name):
+    images = some_images()
+    assert not torch.allclose(build_model(name).eval()(images), build_model(name).eval()(images.flip(3)), atol=1e-4)
+    model = symmetric(name).eval()
+    torch.testing.assert_close(model(images), model(images.flip(3)), rtol=1e-4, atol=1e-6)
+
+
+def test_the_averaged_gradient_is_that_of_images_and_mirror_images():
+    images, labels = some_images(), torch.arange(4)
+    model = symmetric("s7").eval()  # batch norm would mix the images of a batch
+    F.cross_entropy(model(torch.cat([images, images.flip(3)])), labels.repeat(2)).backward()
+    both = [parameter.grad for parameter in model.parameters()]
+    model.zero_grad()
+    F.cross_entropy(model(images), labels).backward()
+    MirrorSymmetry(model).average_gradients()
+    for parameter, expected in zip(model.parameters(), both, strict=True):
+        torch.testing.assert_close(parameter.grad, expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_what_is_symmetric_stays_so_while_it_learns(recipe, optimizer):
+    changed = replace(recipe, optimizer=optimizer, mirror_symmetric=True)
+    trainer = Trainer(build_model("s7"), changed, CPU)
+    before = kernel(trainer.model).detach().clone()
+    for _ in range(5):
+        trainer.step(some_images(side=32), torch.arange(4), progress=0.3)
+    assert not torch.allclose(before, kernel(trainer.model), atol=1e-3)
+    assert MirrorSymmetry(trainer.model).holds()
+
+
+def test_without_it_nothing_is_symmetric(recipe):
+    trainer = Trainer(build_model("s7"), recipe, CPU)
+    trainer.step(some_images(side=32), torch.arange(4), progress=0.3)
+    assert not MirrorSymmetry(trainer.model).holds()
+
+
+def test_imposing_it_keeps_the_size_of_the_weights_and_does_nothing_twice():
+    model = build_model("s7")
+    before = kernel(model).norm()
+    MirrorSymmetry(model).impose()
+    once = [parameter.detach().clone() for parameter in model.parameters()]
+    assert 0.9 < kernel(model).norm() / before < 1.1
+    MirrorSymmetry(model).impose()
+    assert all(torch.equal(*pair) for pair in zip(once, model.parameters(), strict=True))
+
+
+def test_a_depthwise_kernel_is_the_mirror_image_of_its_partner():
+    depthwise = next(m for m in symmetric("s7").modules() if isinstance(m, nn.Conv2d) and m.groups > 1).weight
+    assert torch.equal(depthwise[1::2], depthwise[0::2].flip(3))
+
+
+@pytest.mark.parametrize(
+    "shape", [(3, 4, 3, 3), (4, 3, 3, 3), (4, 1, 3, 3), (4, 6, 1, 1), (10, 4), (4, 10), (4,), (10,)]
+)
+def test_the_mirror_image_of_the_mirror_image_is_the_first(shape):
+    weights = torch.arange(float(torch.Size(shape).numel())).view(shape)
+    assert torch.equal(mirrored(mirrored(weights, 10), 10), weights)
+    assert torch.equal(mirrored(weights, 10), weights) == (shape == (10,))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_classes_have_no_mirror_images(name):
+    model = symmetric(name).eval()
+    *_, head = (m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear))
+    assert not torch.allclose(head.weight[0], head.weight[1])
+    logits = model(some_images(side=32))
+    assert not torch.allclose(logits[:, 0], logits[:, 1])
+
+
+def test_a_run_that_was_stopped_ends_with_the_same_bits(tiny, recipe, tmp_path):
+    recipe = replace(recipe, mirror_symmetric=True)
+    straight, resumed = tiny_network(), tiny_network()
+    fit(straight, tiny, recipe)
+    fit(tiny_network(), tiny, recipe, out=tmp_path, until=0)
+    fit(resumed, tiny, recipe, out=tmp_path, resume=True)
+    assert MirrorSymmetry(straight).holds()
+    for one, other in zip(straight.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_weights_that_learned_without_it_are_refused_and_those_with_it_are_not(tiny, recipe):
+    asked = replace(recipe, mirror_symmetric=True, epochs=1)
+    model = tiny_network()
+    fit(model, tiny, recipe)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    with pytest.raises(InputError, match="start from new ones, or use .*mirror_symmetric=False"):
+        fit(model, tiny, asked)
+    assert all(torch.equal(*pair) for pair in zip(before, model.parameters(), strict=True))
+    model = tiny_network()
+    fit(model, tiny, asked)
+    fit(model, tiny, asked, seed=1)
