@@ -42,10 +42,10 @@ def test_gradients_stay_inside_the_theoretical_field(split):
 def test_the_field_grows_with_every_block(split):
     fields = effective_fields(build_model("s7"), split)
     assert [(field.name, field.field) for field in fields] == [
-        ("c1", (7, 7)),
-        ("c2", (19, 19)),
-        ("c3", (51, 51)),
-        ("c4", (99, 99)),
+        ("c1", (5, 5)),
+        ("c2", (17, 17)),
+        ("c3", (57, 57)),
+        ("c4", (73, 73)),
     ]
     assert fields[0].within(0.95) < fields[1].within(0.95) < fields[3].within(0.95) <= 32
 
@@ -98,15 +98,15 @@ def test_the_picture_shows_square_heat_and_origin(split):
     figure = plots.receptive_field(build_model("s7"), split, index=2)
     assert len(figure.axes) == 2 * 4
     titles = [axis.get_title() for axis in figure.axes]
-    assert titles[:4] == ["c1: 7 x 7", "c2: 19 x 19", "c3: 51 x 51", "c4: 99 x 99"]
+    assert titles[:4] == ["c1: 5 x 5", "c2: 17 x 17", "c3: 57 x 57", "c4: 73 x 73"]
     assert all(title.startswith("95 % within ") for title in titles[4:])
     assert figure.get_suptitle() == (
         "What the middle of each map sees; gradients over 7 test images\ntiny colours: made by the tests"
     )
     assert torch.equal(torch.as_tensor(figure.axes[0].images[0].get_array()), split.images[2].permute(1, 2, 0))
     square = figure.axes[1].patches[0]
-    # the middle of 8x8 is position 4: pixel 16, and 9 pixels to each side
-    assert (square.get_x(), square.get_y(), square.get_width(), square.get_height()) == (6.5, 6.5, 19, 19)
+    # the middle of 8x8 is position 4: pixel 16, and 8 pixels to each side
+    assert (square.get_x(), square.get_y(), square.get_width(), square.get_height()) == (7.5, 7.5, 17, 17)
     heat = figure.axes[4].images[1].get_array()
     assert heat.max() == 1
     (field, *_) = effective_fields(build_model("s7"), split)

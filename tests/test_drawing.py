@@ -106,8 +106,8 @@ def test_shapes_are_those_of_torchsummary(name, capsys):
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("s7", "c1.0.0>c1.1 c1.2.0>c2.0 c2.0>c2.1 c2.2.0>c3.0 c3.0>c3.1 c3.2.1>c4.0 c4.0>c4.1 c4.1>c4.2"),
-        ("s7_dilated", "c1.0.0>c1.1 c1.2.0>c2.0 c2.0>c2.1 c2.2.0>c3.0 c3.0>c3.1 c3.2.1>c4.0 c4.0>c4.1 c4.1>c4.2"),
+        ("s7", "c1.1.0>c2.0 c2.0>c2.1 c2.2.0>c3.0 c3.0>c3.1 c3.1>c3.2 c3.3.1>c4.0"),
+        ("s7_dilated", "c1.1.0>c2.0 c2.0>c2.1 c2.2.0>c3.0 c3.0>c3.1 c3.1>c3.2 c3.3.1>c4.0"),
         (
             "s7_max",
             "c1.0.0>c1.1 c1.1>c1.2 c1.3.1>c2.0 c2.0>c2.1 c2.1>c2.2 c2.2>c2.3 "
@@ -157,12 +157,12 @@ def test_kinds_are_told_apart_by_colour_and_by_words():
     graph = draw(build_model("s7_dilated"))
     for name, colour, words in (
         ("c1.0.0", COLOURS["convolution"], "conv 3x3, 3 → 16"),
-        ("c1.1.0.0", COLOURS["depthwise"], "depthwise 3x3, 16 16 groups"),
-        ("c1.1.0.1", COLOURS["pointwise"], "pointwise 1x1, 16 → 16"),
-        ("c1.2.0", COLOURS["dilated"], "conv 3x3, 16 → 48 dilation 4, no padding"),
-        ("c3.2.0", f"{COLOURS['depthwise']}:{COLOURS['dilated']}", "depthwise 3x3, 64 dilation 4, 64 groups"),
-        ("output.0", COLOURS["pooling"], "global average pool 96 × 1 × 1"),
-        ("output.2", COLOURS["linear"], "linear, 96 → 10 10"),
+        ("c1.1.0", COLOURS["dilated"], "conv 3x3, 16 → 48 dilation 5, no padding"),
+        ("c3.3.0", f"{COLOURS['depthwise']}:{COLOURS['dilated']}", "depthwise 3x3, 64 dilation 4, 64 groups"),
+        ("c4.0.0.0", COLOURS["depthwise"], "depthwise 3x3, 72 72 groups"),
+        ("c4.0.0.1", COLOURS["pointwise"], "pointwise 1x1, 72 → 72"),
+        ("output.0", COLOURS["pooling"], "global average pool 72 × 1 × 1"),
+        ("output.2", COLOURS["linear"], "linear, 72 → 10 10"),
     ):
         assert f'fillcolor="{colour}"' in look(graph, name)
         assert words in text_of(look(graph, name))
@@ -367,8 +367,8 @@ def test_layers_stand_from_top_to_bottom(tmp_path):
 @needs_dot
 def test_input_stands_above_the_first_frame_and_output_below_the_last(tmp_path):
     heights = places(build_model("s7"), tmp_path / "a.svg", "y")
-    assert heights["input"] < heights["cluster_0"] < heights["c1.0.0"] < heights["c1.1"] < heights["c1.2.0"]
-    assert heights["output.0"] < heights["output.2"] < heights["output"] < heights["c4.2"]
+    assert heights["input"] < heights["cluster_0"] < heights["c1.0.0"] < heights["c1.1.0"] < heights["c2.0"]
+    assert heights["output.0"] < heights["output.2"] < heights["output"] < heights["c4.0"]
     lefts = places(build_model("s7"), tmp_path / "a.svg", "x")
     for end, layer in (("input", "c1.0.0"), ("output", "output.2")):
         assert abs(lefts[end] - lefts[layer]) < 50

@@ -38,7 +38,7 @@ class MirrorSymmetry:
     def impose(self) -> None:
         """Of each two weights that are to be mirror images, the second becomes the first. Twice is the same as once."""
         for parameter, places in self.places:
-            first = torch.minimum(places, places[places])
+            first = torch.minimum(places, torch.arange(len(places), device=places.device))
             parameter.copy_(parameter.flatten()[first].view_as(parameter))
 
     @torch.no_grad()
