@@ -1,4 +1,4 @@
-"""Mirror symmetry: a network that gives an image and its mirror image the same answer, and needs half the steps.
+"""Mirror symmetry: a network that answers an image and its mirror image alike, and learns from both by seeing one.
 
 Channels 2i and 2i + 1 of every map are a pair: one sees in an image what the other sees in its mirror image. That is so
 if a kernel stays what it is when it is flipped left to right and the channels of its pairs change places. It is asked
@@ -7,6 +7,8 @@ gradient is that of each image and its mirror image, for the price of one of the
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -29,30 +31,39 @@ class MirrorSymmetry:
     def __init__(self, model: nn.Module):
         layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
         classes = len(layers[-1].weight) if layers else 0
-        self.places: list[tuple[nn.Parameter, Tensor]] = []  # with the place of each of its weights' mirror image
-        for parameter in model.parameters():
-            places = torch.arange(parameter.numel(), device=parameter.device).view_as(parameter)
-            self.places.append((parameter, mirrored(places, classes).flatten()))
+        self.parameters = list(model.parameters())
+        self.sizes = [parameter.numel() for parameter in self.parameters]
+        # Counted through, a weight of any parameter has one number. `places` has for each that of its mirror image.
+        self.numbers = torch.arange(sum(self.sizes), device=self.parameters[0].device)
+        numbers = zip(self.numbers.split(self.sizes), self.parameters, strict=True)
+        self.places = flat(mirrored(some.view_as(parameter), classes) for some, parameter in numbers)
 
     @torch.no_grad()
     def impose(self) -> None:
         """Of each two weights that are to be mirror images, the second becomes the first. Twice is the same as once."""
-        for parameter, places in self.places:
-            first = torch.minimum(places, torch.arange(len(places), device=places.device))
-            parameter.copy_(parameter.flatten()[first].view_as(parameter))
+        weights = flat(self.parameters)[torch.minimum(self.places, self.numbers)]
+        for parameter, symmetric in zip(self.parameters, weights.split(self.sizes), strict=True):
+            parameter.copy_(symmetric.view_as(parameter))
 
     @torch.no_grad()
     def holds(self) -> bool:
         """Whether all weights are as good as their mirror images."""
-        return all(torch.allclose(p.flatten(), p.flatten()[places], 1e-2, 1e-4) for p, places in self.places)
+        weights = flat(self.parameters)
+        return torch.allclose(weights, weights[self.places], rtol=1e-2, atol=1e-4)
 
     @torch.no_grad()
     def average_gradients(self) -> None:
         """Each gradient becomes the mean of itself and its mirror image: weights that are symmetric will stay so."""
-        for parameter, places in self.places:
+        gradients = flat(torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters)
+        gradients = gradients.lerp(gradients.index_select(0, self.places), 0.5)
+        for parameter, symmetric in zip(self.parameters, gradients.split(self.sizes), strict=True):
             if parameter.grad is not None:
-                gradient = parameter.grad.flatten()
-                parameter.grad = gradient.lerp(gradient.index_select(0, places), 0.5).view_as(parameter)
+                parameter.grad = symmetric.view_as(parameter)
+
+
+def flat(tensors: Iterable[Tensor]) -> Tensor:
+    """All values of all tensors, one after the other."""
+    return torch.cat([tensor.flatten() for tensor in tensors])
 
 
 def mirrored(weights: Tensor, classes: int) -> Tensor:
