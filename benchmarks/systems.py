@@ -31,7 +31,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.program import program
 from benchmarks.readme import markdown, put_into
 from utils import RECIPES, ImageData, Recipe, build_model, evaluate, fit, load_cifar10
-from utils.engine import with_usable_sides
+from utils.engine import suited
 from utils.errors import lookup
 from utils.files import write
 from utils.measured import measured_rows, ours_against_theirs, read_runs, sources
@@ -63,7 +63,7 @@ def run(model_name: str, kind: str, recipe: Recipe, seed: int, data: ImageData, 
     model = build_model(model_name, seed=seed)
     kept = RESULTS / f"{name}.json"
     if kept.exists():
-        asked = identity(model, with_usable_sides(recipe, model), data, seed)
+        asked = identity(model, suited(recipe, model), data, seed)
         must_agree(kept, read_record(kept), asked)
         return
     print(f"== {name}", flush=True)

@@ -11,7 +11,7 @@ from conftest import tiny_network
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from utils.engine import epoch_batches, fit, recipe_policy, with_usable_sides
+from utils.engine import epoch_batches, fit, recipe_policy, suited
 from utils.errors import InputError, TrainingError
 from utils.evaluation import evaluate
 from utils.models import build_model
@@ -177,8 +177,8 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_good_epoch(tin
 def test_sides_that_the_network_cannot_take_are_raised_to_the_next_that_it_can(tiny, recipe, capsys):
     unpadded = nn.Sequential(nn.Conv2d(3, 3, 21), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     recipe = replace(recipe, sides=(16, 20, 24, 28, 32))
-    assert with_usable_sides(recipe, unpadded).sides == (24, 24, 24, 28, 32)
-    assert with_usable_sides(recipe, tiny_network()) == recipe
+    assert suited(recipe, unpadded).sides == (24, 24, 24, 28, 32)
+    assert suited(recipe, tiny_network()) == recipe
     fit(unpadded, tiny, replace(recipe, epochs=1))
     assert "Image sides (24, 24, 24, 28, 32) instead of (16, 20, 24, 28, 32)" in capsys.readouterr().out
 

@@ -1,5 +1,7 @@
 """Kernels that stay equal to their mirror images."""
 
+import json
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -12,7 +14,7 @@ from utils.engine import fit
 from utils.errors import InputError
 from utils.models import MODELS, build_model
 from utils.recipes import OPTIMIZERS
-from utils.symmetry import MirrorSymmetry, mirrored
+from utils.symmetry import MirrorSymmetry, asymmetry, mirrored
 from utils.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -125,3 +127,32 @@ def test_weights_that_learned_without_it_are_refused_and_those_with_it_are_not(t
     model = tiny_network()
     fit(model, tiny, asked)
     fit(model, tiny, asked, seed=1)
+
+
+FLATTENED = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 30 * 30, 3))
+WHY_NOT = {
+    "3 takes 7200 values, which are not the channels of a layer before it": FLATTENED,
+    "0 takes 3072 values, which are not": nn.Sequential(nn.Linear(3072, 3)),
+    "1 is a ConvTranspose2d": nn.Sequential(nn.Conv2d(3, 8, 3), nn.ConvTranspose2d(8, 8, 3), nn.Conv2d(8, 3, 1)),
+    "1 is a LayerNorm": nn.Sequential(nn.Conv2d(3, 8, 3), nn.LayerNorm([8, 30, 30]), nn.Conv2d(8, 3, 1)),
+}
+
+
+@pytest.mark.parametrize("why", WHY_NOT)
+def test_a_network_that_it_does_not_suit_is_known(why):
+    assert asymmetry(WHY_NOT[why]).startswith(why)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_it_suits_our_networks_and_the_five(name):
+    assert asymmetry(build_model(name)) == ""
+
+
+def test_a_network_that_it_does_not_suit_learns_without_it_and_the_log_says_why(tiny, recipe, tmp_path):
+    recipe = replace(recipe, epochs=1, sides=(32,))
+    models = [deepcopy(FLATTENED), deepcopy(FLATTENED)]
+    fit(models[0], tiny, recipe)
+    fit(models[1], tiny, replace(recipe, mirror_symmetric=True), out=tmp_path)
+    assert all(torch.equal(*pair) for pair in zip(*(model.parameters() for model in models), strict=True))
+    assert "Without mirror symmetry: 3 takes 7200 values" in (tmp_path / "training.log").read_text()
+    assert json.loads((tmp_path / "run.json").read_text())["recipe"]["mirror_symmetric"] is False

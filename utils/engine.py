@@ -24,7 +24,7 @@ from utils.errors import InputError, check_seed
 from utils.evaluation import answer_shape, check_fit, check_unseen, evaluate
 from utils.recipes import Recipe
 from utils.runs import AS_BUILT, Run
-from utils.symmetry import MirrorSymmetry
+from utils.symmetry import MirrorSymmetry, asymmetry
 from utils.trainer import Trainer
 from utils.transforms import POLICIES, BatchPolicy, check_normalized, per_image_loader
 from utils.trouble import check_images, check_last_batch, check_learning, explained
@@ -82,7 +82,7 @@ def fit(
     check_unseen(learned_from(model, data.train), data.test)
     if policy is not None:
         check_normalized(policy, data.mean, data.std)
-    asked, recipe = recipe.sides, with_usable_sides(recipe, model)
+    asked, recipe = recipe, suited(recipe, model)
     check_last_batch(model, data.train, recipe)
     check_symmetry(model, recipe)
     trainer = Trainer(model, recipe, pick_device(device))
@@ -90,8 +90,10 @@ def fit(
     with Run(out, trainer, data, seed, until, policy, origin(model)) as run, explained(trainer):
         run.begin(resume)
         model.learned_from = learned_from(model, data.train)
-        if recipe.sides != asked:
-            run.log(f"Image sides {recipe.sides} instead of {asked}: the network cannot take the smaller ones")
+        if recipe.sides != asked.sides:
+            run.log(f"Image sides {recipe.sides} instead of {asked.sides}: the network cannot take the smaller ones")
+        if recipe.mirror_symmetric != asked.mirror_symmetric:
+            run.log(f"Without mirror symmetry: {asymmetry(model)}")
         while run.epoch <= recipe.epochs and not run.reached(until):
             epoch = run.epoch
             transforms = policy or recipe_policy(recipe, data, epoch)
@@ -156,8 +158,10 @@ def recipe_policy(recipe: Recipe, data: ImageData, epoch: int = 1) -> A.Compose:
     )
 
 
-def with_usable_sides(recipe: Recipe, model: nn.Module) -> Recipe:
-    """The recipe with each image side that the model cannot take raised to the next one of its sides that it can.
+def suited(recipe: Recipe, model: nn.Module) -> Recipe:
+    """The recipe without what the model cannot do: image sides that it cannot take, or to be mirror-symmetric.
+
+    Each such side is raised to the next one of the recipe's that it can take.
 
     Raises:
         InputError: the model cannot take the greatest of them.
@@ -169,7 +173,8 @@ def with_usable_sides(recipe: Recipe, model: nn.Module) -> Recipe:
             usable.append(side)
     if max(recipe.sides) not in usable:
         raise InputError(f"{type(model).__name__} cannot take images of {max(recipe.sides)} pixels, a recipe's side")
-    return replace(recipe, sides=tuple(min(u for u in usable if u >= side) for side in recipe.sides))
+    sides = tuple(min(u for u in usable if u >= side) for side in recipe.sides)
+    return replace(recipe, sides=sides, mirror_symmetric=recipe.mirror_symmetric and not asymmetry(model))
 
 
 def epoch_batches(

@@ -46,7 +46,7 @@ class Recipe:
     drops: tuple[int, ...] = ()  # of "steps": the epochs after which the rates are multiplied by drop_factor
     drop_factor: float = 0.1
     label_smoothing: float = 0.0
-    mirror_symmetric: bool = False  # True: kernels stay equal to their mirror images: utils/symmetry.py
+    mirror_symmetric: bool = False  # True: kernels stay equal to their mirror images; see utils/symmetry.py
     dropout: float | None = None  # probability of every nn.Dropout in the network; None leaves them as they are
 
     policy: str = "assignment"  # or "affine": Affine instead of ShiftScaleRotate; see utils/transforms.py

@@ -15,7 +15,7 @@ from scipy import stats
 from torch import nn
 
 from utils.data import ImageData
-from utils.engine import fit, with_usable_sides
+from utils.engine import fit, suited
 from utils.files import write
 from utils.models import build_model
 from utils.recipes import Recipe
@@ -143,7 +143,7 @@ def repeat(
     for seed in range(seeds):
         folder = Path(out) / f"seed{seed}"
         model = change(build_model(model_name, seed=seed, classes=len(data.classes), **arguments))
-        record = finished_record(folder, model, with_usable_sides(recipe, model), data, seed)
+        record = finished_record(folder, model, suited(recipe, model), data, seed)
         if record is None:
             fit(model, data, recipe, seed=seed, out=folder, resume=True, device=device)
             record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
@@ -168,6 +168,6 @@ def finished_seeds(
 
     def record(seed: int) -> dict | None:
         model = change(build_model(model_name, seed=seed, classes=len(data.classes), **arguments))
-        return finished_record(Path(out) / f"seed{seed}", model, with_usable_sides(recipe, model), data, seed)
+        return finished_record(Path(out) / f"seed{seed}", model, suited(recipe, model), data, seed)
 
     return next(seed for seed in count() if record(seed) is None)

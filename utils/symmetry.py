@@ -22,8 +22,8 @@ class MirrorSymmetry:
     only as far as the network does not mind a shift by a pixel.
 
     Args:
-        model: made of convolutions, linear layers of channels, and layers that treat each channel alone or all alike.
-            What the last convolution or linear layer answers with are the classes.
+        model: one in which `asymmetry` finds nothing. What its last convolution or linear layer answers with are the
+            classes.
 
     Source: T. Cohen, M. Welling, "Group Equivariant Convolutional Networks", arXiv 1602.07576, for the group of two.
     """
@@ -59,6 +59,23 @@ class MirrorSymmetry:
         for parameter, symmetric in zip(self.parameters, gradients.split(self.sizes), strict=True):
             if parameter.grad is not None:
                 parameter.grad = symmetric.view_as(parameter)
+
+
+def asymmetry(model: nn.Module) -> str:
+    """Why a network cannot be kept mirror-symmetric by its channels alone; "" if nothing speaks against it.
+
+    Its weights must be those of convolutions, of layers with one weight a channel, and of linear layers that take
+    channels: not the pixels of a map.
+    """
+    channels = set()  # the numbers of them that layers so far have answered with
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.Linear) and layer.in_features not in channels:
+            return f"{name} takes {layer.in_features} values, which are not the channels of a layer before it"
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            channels.add(len(layer.weight))
+        elif any(parameter.ndim > 1 for parameter in layer.parameters(recurse=False)):
+            return f"{name} is a {type(layer).__name__}"
+    return ""
 
 
 def flat(tensors: Iterable[Tensor]) -> Tensor:
