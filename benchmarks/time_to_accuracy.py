@@ -93,15 +93,16 @@ def summary(curves: dict[str, list[list[dict]]], target: float) -> list[tuple]:
     rows = [("run", f"at {target:g} %", "median s", "least", "most", "epochs", "ratio to the first")]
     first = None
     for name, histories in curves.items():
-        got_there = [h for h in histories if h[-1]["test_accuracy"] >= target]
-        there = f"{len(got_there)} of {len(histories)} seeds"
-        if not got_there:
+        firsts = [next((r for r in history if r["test_accuracy"] >= target), None) for history in histories]
+        firsts = [record for record in firsts if record]  # a run may have gone on beyond
+        there = f"{len(firsts)} of {len(histories)} seeds"
+        if not firsts:
             rows.append((name, there, "-", "-", "-", "-", "-"))
             continue
-        seconds = [history[-1]["seconds"] for history in got_there]
+        seconds = [record["seconds"] for record in firsts]
         middle = statistics.median(seconds)
         first = first or middle
-        epochs = sorted({len(history) for history in got_there})
+        epochs = sorted({record["epoch"] for record in firsts})
         spread = f"{epochs[0]}" if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}"
         rows.append(
             (

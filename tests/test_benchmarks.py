@@ -23,7 +23,7 @@ def test_only_seeds_that_got_there_count_and_ratios_are_to_the_first_that_did():
     curves = {
         "a:fast": [history((10, 60), (20, 84.9)), history((9, 84))],
         "b:fast": [history((10, 60), (20, 85)), history((40, 86)), history((30, 84))],
-        "c:own": [history((100, 80), (300, 85.5))],
+        "c:own": [history((100, 80), (300, 85.5), (500, 84))],  # went on beyond it
     }
     assert time_to_accuracy.summary(curves, 85.0)[1:] == [
         ("a:fast", "0 of 2 seeds", "-", "-", "-", "-", "-"),
