@@ -25,7 +25,7 @@ NOTEBOOK ?= S7
 notebook: $(INSTALLED) ## run S7.ipynb (or NOTEBOOK=compare) and keep the outputs in the notebook itself
 	$(BIN)/python notebooks/run.py notebooks/$(NOTEBOOK).ipynb --out out --keep
 
-results: $(INSTALLED) ## train the default recipe with 20 seeds; CSV and README table (resumable, two hours on two cores)
+results: $(INSTALLED) ## train the default recipe with 20 seeds; CSV and README table (resumable, hours on two cores)
 	$(BIN)/python benchmarks/seeds.py --seeds 20
 
 systems: $(INSTALLED) ## train the five systems and ours, in full (resumable, hours); CSV and records
