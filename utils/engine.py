@@ -55,7 +55,7 @@ def fit(
         data: from `load_cifar10`.
         recipe: from `RECIPES`, or a changed copy of one.
         seed: of order, augmentation and dropout. The first weights are the model's; log and `run.json` say so if those
-            have learned already.
+            have learned already. A mirror-symmetric recipe keeps half of them and mirrors those.
         out: folder for `last.pt`, `best.pt`, `history.csv`, `training.log`, `run.json`; None writes nothing. Saved
             every half minute and after every epoch.
         resume: go on after the last step that `out` holds; the end is the same as without the stop, to the bit on CPU.
