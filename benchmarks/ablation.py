@@ -1,7 +1,7 @@
 """Does every ingredient of a recipe pay for itself? Each is left out in turn, over several seeds; others are put in.
 
     python benchmarks/ablation.py --width 0.48           # 12 epochs of strong, S7Max of fewer than 50,000 parameters
-    python benchmarks/ablation.py --model s7 --recipe fast --epochs 18
+    python benchmarks/ablation.py --model s7 --recipe fast --epochs 8 --only without-mirror-symmetry
     python benchmarks/ablation.py --width 0.48 --epochs 50 --only with-batch-norms-spared-weight-decay
     python benchmarks/ablation.py --width 0.48 --runs benchmarks/results/ablation --no-training    # what is kept of it
 

@@ -160,7 +160,7 @@ FAST = Recipe(
 )
 
 # Meant for S7Max and less than half an hour on two CPU cores. What differs was chosen on validation images:
-# benchmarks/README.md. Mirror symmetry is younger than its runs, and has not been tried in it.
+# benchmarks/README.md. Mirror symmetry did not pay in 12 epochs of a narrow S7Max; the whole one is untried with it.
 STRONG = replace(
     FAST,
     name="strong",
