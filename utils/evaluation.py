@@ -16,7 +16,7 @@ from utils.device import autocast, is_out_of_memory, pick_precision
 from utils.errors import InputError, TrainingError, one_line
 
 SEEN_ALLOWED = 0.01  # share of a test set: photographs were collected twice here and there, a training set was not
-EVALUATION_BATCH = 200  # images; a divisor of 10,000. Of 500, activations no longer fit a CPU's cache: a quarter slower
+EVALUATION_BATCH = 200  # images; a divisor of 10,000. 500 at once took a CPU a quarter longer: benchmarks/README.md
 
 
 @dataclass(frozen=True)
