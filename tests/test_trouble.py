@@ -14,6 +14,7 @@ from utils import engine
 from utils.data import ImageData
 from utils.engine import fit, recipe_policy
 from utils.errors import InputError, TrainingError
+from utils.evaluation import EVALUATION_BATCH
 from utils.recipes import Recipe
 from utils.trouble import check_learning
 
@@ -38,7 +39,7 @@ def test_memory_that_runs_out_in_the_test_is_not_blamed_on_the_batches_of_traini
                 raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
             return super().forward(images)
 
-    with pytest.raises(TrainingError, match="out of memory in a test of 500 images at once"):
+    with pytest.raises(TrainingError, match=f"out of memory in a test of {EVALUATION_BATCH} images at once"):
         fit(Greedy(*tiny_network()), tiny, recipe)
 
 
