@@ -162,9 +162,13 @@ def test_the_frontier_trains_every_width_and_says_how_often_it_looked(tiny_recip
     monkeypatch.setattr(frontier, "MODELS", {"s7": "tiny", "s7_max": "other"})
     monkeypatch.setitem(RECIPES, "other", Recipe("other", epochs=2, sides=(8,)))
     monkeypatch.setattr(frontier, "WIDTHS", (0.25, 0.5))
+    monkeypatch.setattr(frontier, "BESIDES", (("s7", "other", 0.25),))
     assert frontier.main(["--data", "digits", "--runs", str(tmp_path / "runs")]) == 0
     with open(tmp_path / "benchmarks" / "results" / "frontier-other-data.csv", newline="") as lines:
-        found = {row["name"]: row for row in csv.DictReader(lines)}
+        rows = list(csv.DictReader(lines))
+    hows = [row["how"] for row in rows if row["name"] == "s7, width 0.25"]
+    assert hows == ["s7 under tiny", "s7 under other"]
+    found = {row["name"]: row for row in reversed(rows)}
     assert found["s7, width 0.25"]["parameters"] == "13014"
     assert found["s7, width 0.5"]["test_evaluations"] == "1"
     assert found["s7_max, width 0.5"]["parameters"] == "51178"
