@@ -38,8 +38,9 @@ def as_markdown(runs: Repeats, command: str, csv_path: str, best: tuple[str, flo
         best: of the five systems, as `best_system` returns it.
     """
     first, n = runs.records[0], len(runs.records)
-    accuracy = f"**{runs.mean:.2f} %** (seed 0 alone)"
+    accuracy, extremes = f"**{runs.mean:.2f} %** (seed 0 alone)", []
     if n > 1:
+        extremes = [f"| lowest and highest seed | {min(runs.accuracies):.2f} %, {max(runs.accuracies):.2f} % |"]
         accuracy = (
             f"**{runs.mean:.2f} ± {runs.deviation:.2f} %** "
             f"(mean ± sample standard deviation, n = {n} seeds, 0 to {n - 1}; "
@@ -58,7 +59,7 @@ def as_markdown(runs: Repeats, command: str, csv_path: str, best: tuple[str, flo
             "| | |",
             "|---|---|",
             f"| test accuracy, last epoch | {accuracy} |",
-            f"| lowest and highest seed | {min(runs.accuracies):.2f} %, {max(runs.accuracies):.2f} % |",
+            *extremes,
             f"| seeds at {runs.target:.2f} % or more | {runs.reached} of {n} "
             "(95 % confidence interval: {:.0f} to {:.0f} %) |".format(*runs.reached_interval),
             *above,

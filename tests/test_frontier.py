@@ -243,7 +243,7 @@ def test_an_unknown_recipe_is_refused_in_one_line(capsys):
         assert "unknown recipe 'none'" in capsys.readouterr().err
 
 
-def test_the_picture_of_the_frontier_names_every_point():
+def test_the_picture_of_the_frontier_names_every_network_once():
     def point(name, parameters, accuracy, deviation, data, how):
         return SimpleNamespace(
             name=name, parameters=parameters, test_accuracy=accuracy, deviation=deviation, data=data, how=how
@@ -252,12 +252,14 @@ def test_the_picture_of_the_frontier_names_every_point():
     points = [
         point("small", 25_000, 84.0, 0.2, "copy", "s7 under strong"),
         point("large", 200_000, 88.0, None, "copy", "s7 under strong"),
+        point("large", 200_000, 88.3, None, "copy", "s7 under record"),
         point("theirs", 97_530, 94.4, None, "CIFAR-10, original", "somewhere, 200 epochs"),
     ]
     figure = plots.frontier(points, "tiny colours: made by the tests")
     shown = texts(figure)
     assert all(word in shown for word in ("small", "large", "theirs", "somewhere, original pixels", "s7 under strong"))
     assert figure.axes[0].lines[0].get_xydata().tolist() == [[25_000, 84], [200_000, 88]]
+    assert [label.xy for label in figure.axes[0].texts if label.get_text() == "large"] == [(200_000, 88.3)]
 
 
 def test_a_name_is_on_the_side_where_its_neighbour_is_not():

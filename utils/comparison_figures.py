@@ -135,6 +135,7 @@ def frontier(points: Sequence[Measured], origin: str) -> Figure:
     for point in points:
         pixels = ", original pixels" if "original" in point.data else ""
         groups.setdefault(point.how.split(",")[0] + pixels, []).append(point)
+    most_accurate = {point.name: point for point in sorted(points, key=lambda point: point.test_accuracy)}
     for number, (label, members) in enumerate(groups.items()):
         members = sorted(members, key=lambda point: point.parameters)
         x, y = [point.parameters for point in members], [point.test_accuracy for point in members]
@@ -142,6 +143,8 @@ def frontier(points: Sequence[Measured], origin: str) -> Figure:
         line = "-" if " under " in label else ""  # a family: one network at several widths
         axis.errorbar(x, y, errors, fmt=f"o{line}", color=f"C{number}", markersize=5, linewidth=1.2, label=label)
         for point in members:
+            if point is not most_accurate[point.name]:
+                continue  # the same network under another recipe: named once, as the points may nearly coincide
             crosses = LIMIT / 1.5 < point.parameters < 0.95 * LIMIT  # a label on its right would cross the limit's line
             left = crosses or has_its_neighbour_below(point, points)
             place, side = ((-4, 4), "right") if left else ((5, -10), "left")
