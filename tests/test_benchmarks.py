@@ -121,6 +121,7 @@ def test_the_command_of_a_table_is_the_one_that_made_it(tmp_path, monkeypatch, c
     assert seeds.main([*command, "--seeds", "1"]) == 0
     shown = capsys.readouterr().out
     (accuracy,) = re.findall(r"last epoch \| \*\*(\d+\.\d\d) %\*\* \(seed 0 alone\) \|", shown)
+    assert "lowest and highest" not in shown  # of one seed: the accuracy over again
     assert f"| against the best of the five systems under its own recipe | +{float(accuracy) - 1:.2f} points (" in shown
     assert seeds.main(command) == 0
     lines = (tmp_path / "benchmarks" / "results" / "s7-tiny-other-data.csv").read_text().splitlines()
