@@ -160,8 +160,8 @@ FAST = Recipe(
 )
 
 # Meant for S7Max and less than half an hour on two CPU cores. What differs was chosen on validation images:
-# benchmarks/README.md. Mirror symmetry gave a narrow S7Max nothing in 12 epochs, and the whole one 0.8 points in 16 (one
-# seed); it comes in once three seeds say so.
+# benchmarks/README.md. Mirror symmetry gave a narrow S7Max nothing in 12 epochs, and the whole one 0.8 points in 16;
+# that is one seed, and it comes in once three say so.
 STRONG = replace(
     FAST,
     name="strong",
