@@ -14,6 +14,7 @@ from utils.models import build_model
 AGREE = "layer algebra and gradient footprint agree"
 DOUBTED = {
     "padding around the corner": "gradient footprint alone: the layer algebra stops where a part of a map is written",
+    "the median of four": "gradient footprint alone: the layer algebra stops where there is no rule for median",
     "a mask over the kernel": "gradient footprint 2x3, which is trusted because the network itself was run; the layer "
     "algebra says 3x3",
 }

@@ -86,6 +86,19 @@ def focus(self, x):
     return self.a(torch.cat([x[..., i::2, j::2] for i in (0, 1) for j in (0, 1)], 1))
 
 
+def larger_by_sum(x):
+    """The larger of two neighbours, as a + relu(b - a)."""
+    return x[..., ::2] + F.relu(x[..., 1::2] - x[..., ::2])
+
+
+def larger_by_where(x):
+    return torch.where(x[..., ::2] > x[..., 1::2], x[..., ::2], x[..., 1::2])
+
+
+def rows_of_four(x):
+    return x.unfold(3, 4, 4)
+
+
 def blocks_by_reshape(self, x):
     n, c, h, w = x.shape
     x = x.reshape(n, c, h // 2, 2, w // 2, 2).permute(0, 1, 3, 5, 2, 4).reshape(n, 4 * c, h // 2, w // 2)
@@ -307,6 +320,15 @@ FIELDS = {
     "weight norm": (chain(nn.utils.parametrizations.weight_norm(conv()), conv()), (5, 5)),
     "dropout that is never off": (Net(lambda s, x: F.dropout(s.a(x), 0.5, training=True), a=conv()), (3, 3)),
     "a mask over the kernel": (chain(Masked()), (2, 3)),
+    # what chooses among positions, by values that are all alike behind an activation that saturates: 3 + 1, 3 + 3
+    "the larger of two, by a sum": (Net(lambda s, x: larger_by_sum(F.relu(s.a(x))), a=conv()), (3, 4)),
+    "the larger of two, by where": (Net(lambda s, x: larger_by_where(F.relu(s.a(x))), a=conv()), (3, 4)),
+    "the last of four in order": (Net(lambda s, x: rows_of_four(F.relu(s.a(x))).sort()[0][..., -1], a=conv()), (3, 6)),
+    "the best of four": (
+        Net(lambda s, x: rows_of_four(F.relu(s.a(x))).topk(1, dim=4).values[..., 0], a=conv()),
+        (3, 6),
+    ),
+    "the median of four": (Net(lambda s, x: rows_of_four(F.relu(s.a(x))).median(-1)[0], a=conv()), (3, 6)),
     # what looks at everything besides
     "a gate over channels": (Net(gate, a=conv(), mix=conv(1), b=conv()), (5, 5)),
     "group norm": (chain(conv(), nn.GroupNorm(1, 3), nn.ReLU(), conv()), (5, 5)),

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map
 
 from utils.trace import Recorder
 
-# Position by position, whatever they compute: each is replaced by something of slope 1 and value 1, which neither
+# Position by position, whatever they compute: each is replaced by something of a slope and values near 1, which neither
 # saturates nor grows. Norms too: in the copy they only rescale. Detached or not, a value depends on what made it.
 POINTWISE = """
 relu relu6 hardtanh hardswish hardsigmoid sigmoid logsigmoid tanh silu gelu elu selu celu leaky_relu prelu rrelu
@@ -26,6 +26,8 @@ square abs sin cos erf sign round floor ceil nan_to_num dropout dropout1d dropou
 feature_alpha_dropout batch_norm layer_norm group_norm instance_norm rms_norm detach
 """
 ACTIVATIONS = frozenset(POINTWISE.split())
+# What puts values in order, or picks one by its rank, along one dimension: at which place of the call that is named.
+RANKED = {"sort": 1, "median": 1, "nanmedian": 1, "topk": 2, "kthvalue": 2}
 SIZED = {"adaptive_avg_pool2d", "adaptive_max_pool2d", "interpolate"}  # told a size that follows the image's
 
 
@@ -84,7 +86,7 @@ class Passing(TorchFunctionMode):
     def replaced(self, number: int, name: str, function, args: tuple, kwargs: dict) -> Any:
         """The result of the call, or of what stands for it here."""
         if name in ACTIVATIONS and args and isinstance(args[0], Tensor) and args[0].is_floating_point():
-            return passed(args[0], torch.ones_like(args[0]))
+            return activated(args[0], number)
         if name in SIZED:
             args, kwargs = self.resized(number, name, args, kwargs)
         if name in ("max_pool2d", "max_pool2d_with_indices"):
@@ -100,6 +102,9 @@ class Passing(TorchFunctionMode):
             if isinstance(result, Tensor):
                 return passed(args[0].mean(), result)
             return type(result)((passed(torch.mean(*args, **kwargs), result[0]), result[1]))
+        if name in RANKED:
+            result = function(*args, **kwargs)
+            return result if isinstance(result, Tensor) else ranked(result, RANKED[name], args, kwargs)
         return function(*args, **kwargs)
 
     def resized(self, number: int, name: str, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
@@ -121,6 +126,25 @@ class Passing(TorchFunctionMode):
 def passed(slope: Tensor, value: Tensor) -> Tensor:
     """`value` with the gradient of `slope`."""
     return slope - slope.detach() + value.detach()
+
+
+def activated(x: Tensor, number: int) -> Tensor:
+    """What stands for an activation: random values in 0.5..1.5, and of each call another slope, in 0.75..1.25.
+
+    So nothing cancels, as a would in a + relu(b - a), and where values are compared no position always wins.
+    """
+    generator = torch.Generator().manual_seed(number)
+    slope = 0.75 + torch.rand((), generator=generator).item() / 2
+    return passed(x * slope, 0.5 + torch.rand(x.shape, generator=generator, dtype=x.dtype))
+
+
+def ranked(result: Sequence[Tensor], place: int, args: tuple, kwargs: dict) -> Sequence[Tensor]:
+    """Values and indices of sort, topk and their like. The gradient is that of the mean: any could have been chosen."""
+    dim = kwargs.get("dim", args[place] if len(args) > place else -1)
+    mean = args[0].mean(dim, keepdim=True)
+    if result[0].dim() < mean.dim():
+        mean = mean.squeeze(dim)
+    return type(result)((passed(mean.expand_as(result[0]), result[0]), result[1]))
 
 
 def max_pool(function, x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False):
