@@ -55,7 +55,7 @@ class MirrorSymmetry:
     def average_gradients(self) -> None:
         """Each gradient becomes the mean of itself and its mirror image: weights that are symmetric will stay so."""
         gradients = flat(torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters)
-        gradients = gradients.lerp(gradients.index_select(0, self.places), 0.5)
+        gradients = (gradients + gradients.index_select(0, self.places)) / 2  # lerp would not be the same both ways
         for parameter, symmetric in zip(self.parameters, gradients.split(self.sizes), strict=True):
             if parameter.grad is not None:
                 parameter.grad = symmetric.view_as(parameter)
