@@ -102,7 +102,7 @@ class Passing(TorchFunctionMode):
             if isinstance(result, Tensor):
                 return passed(args[0].mean(), result)
             return type(result)((passed(torch.mean(*args, **kwargs), result[0]), result[1]))
-        if name in RANKED:
+        if name in RANKED and args and args[0].is_floating_point():
             result = function(*args, **kwargs)
             return result if isinstance(result, Tensor) else ranked(result, RANKED[name], args, kwargs)
         return function(*args, **kwargs)
