@@ -15,6 +15,8 @@ AGREE = "layer algebra and gradient footprint agree"
 DOUBTED = {
     "padding around the corner": "gradient footprint alone: the layer algebra stops where a part of a map is written",
     "the median of four": "gradient footprint alone: the layer algebra stops where there is no rule for median",
+    "columns in a computed order": "gradient footprint alone: the layer algebra stops where there is no rule for index",
+    "arguments by their names": "gradient footprint alone: the layer algebra stops where there is no rule for kthvalue",
     "a mask over the kernel": "gradient footprint 2x3, which is trusted because the network itself was run; the layer "
     "algebra says 3x3",
 }

@@ -47,6 +47,13 @@ def filled(module: nn.Module, value: float) -> nn.Module:
     return module
 
 
+def reordered(self, x):
+    """Columns in an order that is computed of whole numbers: nothing of the image, so no gradient of it either."""
+    order = torch.arange(x.shape[-1], 0, -1).sort().indices
+    assert order.max() + 1 == torch.maximum(order, order).amax() + 1 == x.shape[-1]
+    return self.a(x[..., order])
+
+
 def frozen(self, x):
     with torch.no_grad():
         x = self.a(x)
@@ -329,6 +336,11 @@ FIELDS = {
         (3, 6),
     ),
     "the median of four": (Net(lambda s, x: rows_of_four(F.relu(s.a(x))).median(-1)[0], a=conv()), (3, 6)),
+    "columns in a computed order": (Net(reordered, a=conv()), (3, 3)),
+    "arguments by their names": (
+        Net(lambda s, x: torch.kthvalue(input=rows_of_four(F.relu(s.a(x))), k=2, dim=-1).values, a=conv()),
+        (3, 6),
+    ),
     # what looks at everything besides
     "a gate over channels": (Net(gate, a=conv(), mix=conv(1), b=conv()), (5, 5)),
     "group norm": (chain(conv(), nn.GroupNorm(1, 3), nn.ReLU(), conv()), (5, 5)),

@@ -85,7 +85,11 @@ class Passing(TorchFunctionMode):
 
     def replaced(self, number: int, name: str, function, args: tuple, kwargs: dict) -> Any:
         """The result of the call, or of what stands for it here."""
-        if name in ACTIVATIONS and args and isinstance(args[0], Tensor) and args[0].is_floating_point():
+        if not args and "input" in kwargs:
+            args, kwargs = (kwargs["input"],), {key: value for key, value in kwargs.items() if key != "input"}
+        if not (args and isinstance(args[0], Tensor) and args[0].is_floating_point()):
+            return function(*args, **kwargs)  # whole numbers have no gradient to pass on
+        if name in ACTIVATIONS:
             return activated(args[0], number)
         if name in SIZED:
             args, kwargs = self.resized(number, name, args, kwargs)
@@ -102,7 +106,7 @@ class Passing(TorchFunctionMode):
             if isinstance(result, Tensor):
                 return passed(args[0].mean(), result)
             return type(result)((passed(torch.mean(*args, **kwargs), result[0]), result[1]))
-        if name in RANKED and args and args[0].is_floating_point():
+        if name in RANKED:
             result = function(*args, **kwargs)
             return result if isinstance(result, Tensor) else ranked(result, RANKED[name], args, kwargs)
         return function(*args, **kwargs)
