@@ -50,6 +50,7 @@ WITHOUT = {
     "flip": {"flip": 0.0},
     "random crop": {"crop": 0},
     "shift-scale-rotate": {"shift_scale_rotate": 0.0},
+    "colour jitter": {"color_jitter": 0.0},
     "coarse dropout": {"coarse_dropout": 0.0},
     "plain last epochs": {"plain": 0.0},
     "label smoothing": {"label_smoothing": 0.0},
@@ -63,6 +64,7 @@ SEEN = {"Muon (SGD instead)": {"optimizer": "muon"}, "cosine": {"schedule": "cos
 WITH = {
     "mirror symmetry": {"mirror_symmetric": True},
     "random crop": {"crop": 2},
+    "colour jitter": {"color_jitter": 0.8},
     "cosine": {"schedule": "cosine"},
     "batch norms spared weight decay": {"decay_norms": False},
     "plain last epochs": {"plain": 0.1},

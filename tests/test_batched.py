@@ -255,6 +255,67 @@ def test_a_crop_larger_than_the_image_is_refused(photos):
         run_batched([A.RandomCrop(40, 40)], photos)
 
 
+# ColorJitter
+
+
+def jitter(p=1.0, **ranges):
+    return A.ColorJitter(**({"brightness": 0, "contrast": 0, "saturation": 0, "hue": 0} | ranges), p=p)
+
+
+@pytest.mark.parametrize(
+    ("ranges", "most", "mean"),
+    [
+        ({}, 0, 0),
+        ({"brightness": (1.3, 1.3)}, 0, 0),
+        ({"brightness": (0.6, 0.6)}, 0, 0),
+        ({"contrast": (1.4, 1.4)}, 1, 0.02),  # the mean grey, of whole numbers or not, may fall just below one
+        ({"contrast": (0.5, 0.5)}, 1, 0.02),
+        ({"saturation": (1.7, 1.7)}, 1, 0.2),  # so may a pixel's own
+        ({"saturation": (0.0, 0.0)}, 1, 0.2),
+        ({"hue": (0.13, 0.13)}, 10, 0.5),  # OpenCV counts hues of uint8 images in steps of two degrees
+        ({"hue": (-0.3, -0.3)}, 10, 0.5),
+    ],
+)
+def test_one_change_of_colours_gives_the_same_pixels_both_ways(ranges, most, mean, photos):
+    difference = (run_batched([jitter(**ranges)], photos) - run_per_image([jitter(**ranges)], photos)).abs()
+    assert difference.max() <= most and difference.mean() <= mean
+
+
+@both_ways
+def test_changes_of_colours_come_in_every_order(run):
+    """Black and a light grey: what is cut at white depends on whether it is made brighter first."""
+    images = torch.zeros(600, 3, 2, 2, dtype=torch.uint8)
+    images[:, :, 0] = 200
+    light = run([jitter(brightness=(2, 2), contrast=(0.5, 0.5))], images)[:, 0, 0, 0]
+    assert light.unique().tolist() == [191, 255]  # 255 * 0.5 + 127.5 / 2, and 2 * (200 * 0.5 + 100 / 2)
+    assert (light == 191).float().mean() == pytest.approx(0.5, abs=0.07)
+
+
+@both_ways
+def test_factors_of_colours_are_drawn_as_asked(run):
+    images = torch.full((2000, 3, 1, 1), 100, dtype=torch.uint8)
+    brightness = run([jitter(p=0.75, brightness=0.4)], images)[:, 0, 0, 0] / 100
+    changed = brightness[brightness != 1]  # and 1 in 80 of those whose brightness was left alone
+    assert len(changed) / len(images) == pytest.approx(0.75, abs=0.04)
+    assert changed.min() == pytest.approx(0.6, abs=0.01) and changed.max() == pytest.approx(1.4, abs=0.01)
+    assert changed.mean() == pytest.approx(1, abs=0.02) and changed.std() == pytest.approx(0.8 / 12**0.5, abs=0.01)
+
+
+def test_both_ways_draw_the_same_distribution_of_colours(photos):
+    images = photos.repeat(2, 1, 1, 1)
+    both = [run([A.ColorJitter(0.3, (0.5, 1.2), 0.5, 0.1, p=0.8)], images) for run in (run_batched, run_per_image)]
+    measured = ([x.mean((1, 2, 3)), x.std((1, 2, 3)), (x[:, 0] - x[:, 2]).mean((1, 2))] for x in both)
+    for batched, single in zip(*measured, strict=True):
+        assert ks_2samp(batched, single, method="asymp").pvalue > RARE
+
+
+@pytest.mark.parametrize("images", [torch.zeros(2, 1, 8, 8, dtype=torch.uint8), torch.zeros(2, 3, 8, 8)])
+def test_colours_of_what_has_none_are_refused(images):
+    before = [A.Normalize(MEAN, STD)] if images.dtype == torch.float32 else []
+    with pytest.raises(InputError, match="ColorJitter is for uint8 images with three channels"):
+        run_batched([*before, jitter()], images.to(torch.uint8))
+
+
 # Normalize, and whole policies
 
 
@@ -324,7 +385,8 @@ def test_small_batches_are_augmented_too(n, photos):
 def test_nothing_waits_for_the_device():
     """Meta tensors have shapes, but no values: whatever asks for one, as .item() or nonzero() do, raises."""
     images = torch.empty(8, 3, 32, 32, dtype=torch.uint8, device="meta")
-    augmented = BatchPolicy(assignment_policy(MEAN, STD))(images, generator=None)
+    policy = assignment_policy(MEAN, STD, crop=2, color_jitter=0.5)
+    augmented = BatchPolicy(policy)(images, generator=None)
     assert augmented.shape == images.shape and augmented.dtype == torch.float32
 
 

@@ -71,9 +71,11 @@ def test_the_last_epochs_of_a_run_only_flip(tiny, recipe, monkeypatch):
 
     monkeypatch.setattr("utils.engine.epoch_batches", spy)
     recipe = replace(recipe, epochs=3, plain=0.3, flip=0.5, shift_scale_rotate=0.4, coarse_dropout=0.2, crop=2)
+    recipe = replace(recipe, color_jitter=0.6)
     fit(tiny_network(), tiny, recipe)
-    changes = [(p["HorizontalFlip"], p["ShiftScaleRotate"], p["CoarseDropout"], "RandomCrop" in p) for p in drawn]
-    assert changes == [(0.5, 0.4, 0.2, True)] * 2 + [(0.5, 0.0, 0.0, False)]
+    seen = ("HorizontalFlip", "ShiftScaleRotate", "CoarseDropout", "RandomCrop", "ColorJitter")
+    changes = [tuple(p.get(name) for name in seen) for p in drawn]
+    assert changes == [(0.5, 0.4, 0.2, 1.0, 0.6)] * 2 + [(0.5, 0.0, 0.0, None, None)]
     own = recipe_policy(replace(recipe, plain=0), tiny)
     fit(tiny_network(), tiny, recipe, policy=own)
     assert drawn[3:] == [{type(t).__name__: t.p for t in own.transforms}] * 3  # a policy of one's own stays

@@ -83,6 +83,7 @@ def test_a_recipe_cannot_be_changed_in_place():
         ("plain", 1.0),
         ("crop", -1),
         ("crop", 17),
+        ("color_jitter", 1.5),
         ("sides", ()),
         ("sides", (4,)),
         ("precision", "fp8"),

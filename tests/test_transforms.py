@@ -100,7 +100,7 @@ def test_statistics_outside_0_to_1_are_refused(mean, std):
         assignment_policy(mean, std)
 
 
-@pytest.mark.parametrize("name", ["flip", "shift_scale_rotate", "coarse_dropout"])
+@pytest.mark.parametrize("name", ["flip", "shift_scale_rotate", "color_jitter", "coarse_dropout"])
 @pytest.mark.parametrize("p", [-0.1, 1.1, float("nan")])
 def test_what_is_no_probability_is_refused_by_name(name, p):
     with pytest.raises(InputError, match=f"^{name}={p} is no probability"):
@@ -127,6 +127,12 @@ def test_a_crop_is_part_of_the_policy_if_asked_for():
     assert lines[1] == "Pad               p=1     4 pixels on each side, border reflect_101"
     assert lines[2] == "RandomCrop        p=1     32 x 32 pixels"
     assert len(lines) == 6
+
+
+def test_colours_are_changed_before_the_hole_if_asked_for():
+    lines = describe(assignment_policy(MEAN, STD, color_jitter=0.8)).splitlines()
+    assert lines[2] == "ColorJitter       p=0.8   brightness 0.9..1.1, contrast 0.9..1.1, saturation 0.5..1.5"
+    assert [line.split()[0] for line in lines[1:4]] == ["ShiftScaleRotate", "ColorJitter", "CoarseDropout"]
 
 
 def test_a_fill_other_than_the_mean_is_shown():

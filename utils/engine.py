@@ -147,7 +147,7 @@ def check_symmetry(model: nn.Module, recipe: Recipe) -> None:
 def recipe_policy(recipe: Recipe, data: ImageData, epoch: int = 1) -> A.Compose:
     """The recipe's policy in an epoch (from 1), with its probabilities and the data's mean and std."""
     if recipe.is_plain(epoch):
-        recipe = replace(recipe, shift_scale_rotate=0.0, coarse_dropout=0.0, crop=0)
+        recipe = replace(recipe, shift_scale_rotate=0.0, coarse_dropout=0.0, crop=0, color_jitter=0.0)
     return POLICIES[recipe.policy](
         data.mean,
         data.std,
@@ -155,6 +155,7 @@ def recipe_policy(recipe: Recipe, data: ImageData, epoch: int = 1) -> A.Compose:
         shift_scale_rotate=recipe.shift_scale_rotate,
         coarse_dropout=recipe.coarse_dropout,
         crop=recipe.crop,
+        color_jitter=recipe.color_jitter,
     )
 
 

@@ -53,6 +53,7 @@ class Recipe:
     flip: float = 0.5  # probability of HorizontalFlip
     shift_scale_rotate: float = 0.5  # probability of ShiftScaleRotate or Affine
     crop: int = 0  # pixels on each side by which an image is padded for RandomCrop; 0: none
+    color_jitter: float = 0.0  # probability of ColorJitter
     coarse_dropout: float = 0.5  # probability of CoarseDropout's one 16x16 hole
     plain: float = 0.0  # share of the run, at its end, in which images are flipped at most: nearer to those of the test
     sides: tuple[int, ...] = (32,)  # image side in equal parts of the run: small pictures first save time
@@ -88,6 +89,7 @@ class Recipe:
             "policy": self.policy in POLICIES,
             "flip": 0 <= self.flip <= 1,
             "shift_scale_rotate": 0 <= self.shift_scale_rotate <= 1,
+            "color_jitter": 0 <= self.color_jitter <= 1,
             "coarse_dropout": 0 <= self.coarse_dropout <= 1,
             "plain": 0 <= self.plain < 1,
             "crop": 0 <= self.crop <= 16,

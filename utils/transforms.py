@@ -45,6 +45,7 @@ def assignment_policy(
     shift_scale_rotate: float = 0.5,
     coarse_dropout: float = 0.5,
     crop: int = 0,
+    color_jitter: float = 0.0,
 ) -> A.Compose:
     """The augmentation that the assignment asks for, then Normalize.
 
@@ -58,6 +59,7 @@ def assignment_policy(
         flip, shift_scale_rotate, coarse_dropout: probability per image, 0..1.
         crop: pixels by which every image is padded (reflected), for a random crop of 32x32; the assignment asks for
             none, 0.
+        color_jitter: probability of a change of colours, 0..1; the assignment asks for none, 0.
 
     Returns:
         A Compose that maps a uint8 image (H, W, 3) to float32 (H, W, 3).
@@ -78,7 +80,7 @@ def assignment_policy(
             border_mode=cv2.BORDER_REFLECT_101,
             p=shift_scale_rotate,
         )
-    return whole_policy(mean, std, move, flip=flip, coarse_dropout=coarse_dropout, crop=crop)
+    return whole_policy(mean, std, move, flip=flip, coarse_dropout=coarse_dropout, crop=crop, color_jitter=color_jitter)
 
 
 def affine_policy(
@@ -109,8 +111,13 @@ def whole_policy(
     flip: float = 0.5,
     coarse_dropout: float = 0.5,
     crop: int = 0,
+    color_jitter: float = 0.0,
 ) -> A.Compose:
-    """HorizontalFlip, RandomCrop if there is a `crop`, `move`, one 16x16 hole in the mean colour, Normalize."""
+    """HorizontalFlip, RandomCrop if there is a `crop`, `move`, ColorJitter if it has a probability, hole, Normalize.
+
+    The hole is one of 16x16 pixels in the mean colour. The ranges of ColorJitter are those of cifar10-tiniest
+    (github.com/xvel/cifar10-tiniest), but for its hue.
+    """
     mean, std = tuple(map(float, mean)), tuple(map(float, std))
     if not (len(mean) == len(std) == 3 and all(0 <= m <= 1 for m in mean) and all(0 < s <= 1 for s in std)):
         raise InputError(
@@ -119,12 +126,15 @@ def whole_policy(
         )
     check_probability("flip", flip)
     check_probability("coarse_dropout", coarse_dropout)
+    check_probability("color_jitter", color_jitter)
     cropping = [A.Pad(crop, border_mode=cv2.BORDER_REFLECT_101), A.RandomCrop(32, 32)] if crop else []
+    colors = [A.ColorJitter(0.1, 0.1, 0.5, hue=0, p=color_jitter)] if color_jitter else []
     return A.Compose(
         [
             A.HorizontalFlip(p=flip),
             *cropping,
             move,
+            *colors,
             A.CoarseDropout(
                 num_holes_range=(1, 1),
                 hole_height_range=(16, 16),
@@ -187,6 +197,9 @@ def describe_transform(transform: A.BasicTransform, mean: np.ndarray | None) -> 
             details = [f"{transform.padding} pixels on each side", f"border {BORDERS[transform.border_mode]}"]
         case A.RandomCrop() if not transform.pad_if_needed:
             details = [f"{transform.height} x {transform.width} pixels"]
+        case A.ColorJitter():
+            ranges = {name: getattr(transform, name) for name in ("brightness", "contrast", "saturation", "hue")}
+            details = [f"{name} {low:g}..{high:g}" for name, (low, high) in ranges.items() if (low, high) != (0, 0)]
         case A.CoarseDropout():
             details = hole_details(transform, mean)
         case A.Normalize(normalization="standard"):
