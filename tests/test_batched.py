@@ -295,7 +295,7 @@ def test_changes_of_colours_come_in_every_order(run):
 def test_factors_of_colours_are_drawn_as_asked(run):
     images = torch.full((2000, 3, 1, 1), 100, dtype=torch.uint8)
     brightness = run([jitter(p=0.75, brightness=0.4)], images)[:, 0, 0, 0] / 100
-    changed = brightness[brightness != 1]  # and 1 in 80 of those whose brightness was left alone
+    changed = brightness[brightness != 1]  # but for 1 in 80, whose factors of 1.00 to 1.01 change nothing
     assert len(changed) / len(images) == pytest.approx(0.75, abs=0.04)
     assert changed.min() == pytest.approx(0.6, abs=0.01) and changed.max() == pytest.approx(1.4, abs=0.01)
     assert changed.mean() == pytest.approx(1, abs=0.02) and changed.std() == pytest.approx(0.8 / 12**0.5, abs=0.01)
@@ -309,11 +309,11 @@ def test_both_ways_draw_the_same_distribution_of_colours(photos):
         assert ks_2samp(batched, single, method="asymp").pvalue > RARE
 
 
-@pytest.mark.parametrize("images", [torch.zeros(2, 1, 8, 8, dtype=torch.uint8), torch.zeros(2, 3, 8, 8)])
-def test_colours_of_what_has_none_are_refused(images):
-    before = [A.Normalize(MEAN, STD)] if images.dtype == torch.float32 else []
-    with pytest.raises(InputError, match="ColorJitter is for uint8 images with three channels"):
-        run_batched([*before, jitter()], images.to(torch.uint8))
+@pytest.mark.parametrize(("channels", "before"), [(1, []), (3, [A.Normalize(MEAN, STD)])])
+def test_colours_of_what_has_none_are_refused(channels, before):
+    images = torch.zeros(2, channels, 8, 8, dtype=torch.uint8)
+    with pytest.raises(InputError, match="for uint8 images with three channels: put it before Normalize"):
+        run_batched([*before, jitter()], images)
 
 
 # Normalize, and whole policies

@@ -70,8 +70,8 @@ def test_the_last_epochs_of_a_run_only_flip(tiny, recipe, monkeypatch):
         return epoch_batches(split, policy, *rest)
 
     monkeypatch.setattr("utils.engine.epoch_batches", spy)
-    recipe = replace(recipe, epochs=3, plain=0.3, flip=0.5, shift_scale_rotate=0.4, coarse_dropout=0.2, crop=2)
-    recipe = replace(recipe, color_jitter=0.6)
+    changed = {"flip": 0.5, "shift_scale_rotate": 0.4, "coarse_dropout": 0.2, "crop": 2, "color_jitter": 0.6}
+    recipe = replace(recipe, epochs=3, plain=0.3, **changed)
     fit(tiny_network(), tiny, recipe)
     seen = ("HorizontalFlip", "ShiftScaleRotate", "CoarseDropout", "RandomCrop", "ColorJitter")
     changes = [tuple(p.get(name) for name in seen) for p in drawn]

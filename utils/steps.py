@@ -234,7 +234,7 @@ class Colors:
             raise InputError("ColorJitter is for uint8 images with three channels: put it before Normalize")
         for which in order.split(1, dim=1):  # (N, 1), each image's next change
             factor = factors.gather(1, which)[..., None, None]
-            which = which[..., None, None]
+            which = which[..., None, None]  # 0 brightness, 1 contrast, 2 saturation, 3 hue
             pixels = images.float()
             own_grey = grey(pixels)
             origin = torch.where(which == 1, own_grey.mean((2, 3), keepdim=True), own_grey * (which == 2))
