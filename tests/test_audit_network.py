@@ -255,6 +255,35 @@ def quarters(x):
     return [x[..., i::2, j::2] for i in (0, 1) for j in (0, 1)]
 
 
+def rows(x):
+    return x[..., ::2, :], x[..., 1::2, :]
+
+
+def by_mask(x):
+    a, b = rows(x)
+    larger = (a > b).to(x.dtype)
+    return a * larger + b * (1 - larger)
+
+
+def by_writing(x):
+    a, b = rows(x)
+    y, larger = a.clone(), b > a
+    y[larger] = b[larger]
+    return y
+
+
+def in_place(x):
+    a, b = rows(x)
+    more, a = F.relu(b - a), a.clone()
+    a += more
+    return a
+
+
+def with_the_next(x):
+    following = x.roll(-1, 3)
+    return x + F.relu(following - x)
+
+
 MAX_POOLINGS = {
     "MaxPool2d": nn.MaxPool2d(2),
     "max_pool2d": lambda x: F.max_pool2d(x, 3, 2, 1),
@@ -275,6 +304,17 @@ MAX_POOLINGS = {
     "maximum of slices": lambda x: torch.maximum(x[..., ::2, :], x[..., 1::2, :]),
     "stacked slices": lambda x: torch.stack(quarters(x)).amax(0),
     "global": lambda x: x.amax((2, 3), keepdim=True),
+    "ReLU of a difference": lambda x: (lambda a, b: a + F.relu(b - a))(*rows(x)),
+    "half of sum and distance": lambda x: (lambda a, b: (a + b + (a - b).abs()) / 2)(*rows(x)),
+    "where the one is larger": lambda x: (lambda a, b: torch.where(a > b, a, b))(*rows(x)),
+    "where the one is smaller": lambda x: (lambda a, b: torch.where(a < b, a, b))(*rows(x)),
+    "of activations, from one to the other": lambda x: (lambda a, b: a.lerp(b, (b > a).to(x)))(*rows(F.relu(x))),
+    "by a mask": by_mask,
+    "by writing": by_writing,
+    "in place": in_place,
+    "with the next": with_the_next,
+    "aminmax": lambda x: torch.stack(quarters(x)).aminmax(dim=0)[1],
+    "cummax": lambda x: torch.stack(quarters(x)).cummax(0)[0][-1],
 }
 
 
@@ -283,6 +323,12 @@ def test_max_pooling_however_it_is_written(name):
     pool = MAX_POOLINGS[name]
     found = audit(Pooled(lambda x: pool(x).mean((2, 3))))["max_pooling"]
     assert (found.passed, found.measured, len(found.where)) == (False, "found", 1)
+
+
+def every_other(x):
+    """Each value is the larger of two, the other of which is zero."""
+    even, x = torch.arange(16) % 2, F.relu(x)
+    return x * even + x.roll(2, 3) * (1 - even)
 
 
 NO_MAX_POOLINGS = {
@@ -294,6 +340,11 @@ NO_MAX_POOLINGS = {
     "sorted channels": lambda x: x.permute(0, 2, 3, 1).sort(-1)[0].permute(0, 3, 1, 2),
     "average pooling": nn.AvgPool2d(2),
     "a softmax over channels": lambda x: x.softmax(1),
+    "a sum of neighbours": lambda x: (lambda a, b: a + F.relu(b))(*rows(x)),
+    "a gate of neighbours": lambda x: (lambda a, b: a * (b > a))(*rows(x)),
+    "the largest of the same place": lambda x: (lambda a, b: a + F.relu(b - a))(F.relu(x), torch.tanh(x)),
+    "every other position and its neighbour": every_other,
+    "a maximum that one of the two always is": lambda x: (lambda a, b: a - 99 + F.relu(b - (a - 99)))(*rows(x)),
 }
 
 

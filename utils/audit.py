@@ -209,7 +209,7 @@ def first_that_runs(network: nn.Module, shape: tuple[int, ...]) -> tuple[nn.Modu
             with torch.no_grad():
                 if has_lazy(candidate):
                     candidate(image)  # its lazy layers take their sizes from the first image
-                return candidate, Anatomy(record(candidate, image), shape)
+                return candidate, Anatomy(record(candidate, image, keep_values=True), shape)
         except Exception as error:  # whatever a network may raise
             first = first or error
     raise first

@@ -94,9 +94,9 @@ def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
     return copy.deepcopy(model, memo)
 
 
-def record(model: nn.Module, image: Tensor) -> Recorder:
+def record(model: nn.Module, image: Tensor, keep_values: bool = False) -> Recorder:
     """Runs `model` itself on `image`, and returns what was noted. Its own hooks run too, ours are taken off again."""
-    recorder = Recorder(image)
+    recorder = Recorder(image, keep_values)
     handles = []
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
@@ -121,13 +121,17 @@ class Recorder(TorchDispatchMode):
         operations: the trace.
         image_shape: of the image, batch axis included.
         outputs: what the model returned.
+        values: what the operations computed, if that is to be kept: copies of the results of each.
         parameters: those that operations took, by id, whether the model knows of them or not.
         reads_values: whether its `forward` looked at numbers made of the image, as in `if x.mean() > 0`: another
             image may take another path.
     """
 
-    def __init__(self, image: Tensor):
+    def __init__(self, image: Tensor, keep_values: bool = False):
         super().__init__()
+        self.image = image
+        self.keep_values = keep_values
+        self.values: list[list[Tensor]] = []
         self.operations: list[Operation] = []
         self.outputs: list[Operand] = []
         self.reads_values = False
@@ -152,6 +156,8 @@ class Recorder(TorchDispatchMode):
             index = len(self.operations)
             module = self.modules[-1] if self.modules else ""
             shapes = tuple(tuple(r.shape) for r in results)
+            if self.keep_values:  # before anything is written into them
+                self.values.append([r.detach().clone() for r in results])
             self.operations.append(Operation(index, name, module, described, inputs, shapes[0], shapes))
             for which, tensor in enumerate(results):
                 self.sources[id(tensor)] = (index, which)
@@ -166,6 +172,11 @@ class Recorder(TorchDispatchMode):
 
     def leave(self) -> None:
         self.modules.pop()
+
+    def value(self, operand: Operand) -> Tensor | None:
+        """What an operand was, if values are kept; None if only a part of it is known."""
+        value = self.image if operand.source == IMAGE else self.values[operand.source][operand.result]
+        return value if value.shape == operand.shape else None
 
     def describe(self, value: Any) -> Any:
         """`value` with every tensor in it replaced by an `Operand`."""

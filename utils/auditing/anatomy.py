@@ -7,22 +7,13 @@ from functools import cached_property
 from math import prod
 
 from utils.auditing.convolutions import Convolution
-from utils.auditing.layouts import SIDES, Layout, Strand, Taps, size_of
+from utils.auditing.layouts import SIDES, Layout, size_of
 from utils.auditing.lines import Line, Unfollowed, join, pixels
+from utils.auditing.maxima import POOLS, takes_maximum, worked_out
 from utils.auditing.paths import last_maps, made_of
 from utils.auditing.receptive_field import image_layout, layouts
 from utils.trace import IMAGE, Operand, Operation, Recorder, operands
 
-POOLS = (
-    "max_pool2d",
-    "max_pool2d_with_indices",
-    "adaptive_max_pool2d",
-    "fractional_max_pool2d",
-    "max_pool3d_with_indices",
-    "adaptive_max_pool3d",
-)
-EXTREMES = ("amax", "amin", "max", "min", "argmax", "argmin", "topk", "sort", "kthvalue")
-LAST = ("topk", "sort", "kthvalue")  # of these, the last axis is the one they take if nothing is said
 AVERAGES = ("mean", "avg_pool2d", "adaptive_avg_pool2d", "_adaptive_avg_pool2d")
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "linear")
 
@@ -103,25 +94,11 @@ class Anatomy:
 
     @cached_property
     def max_pools(self) -> list[Operation]:
-        return [o for o in self.operations if o.index in self.live and self.takes_maximum(o)]
-
-    def takes_maximum(self, operation: Operation) -> bool:
-        """Whether it takes the largest of several positions of a map, in whatever way."""
-        if operation.function in POOLS:
-            return True
-        inputs = [o for o in operands(operation.arguments) if o.source is not None]
-        known = [layout for layout in map(self.input_layout, inputs) if layout is not None]
-        if operation.function in ("maximum", "minimum", "fmax", "fmin", "max", "min") and len(inputs) == 2:
-            places = [[(s.side, s.line.middles) for s in layout.strands] for layout in known if layout.strands]
-            return len(places) == 2 and places[0] != places[1]
-        if operation.function not in EXTREMES or not known:
-            return False
-        dim = operation.arguments.get("dim", -1 if operation.function in LAST else None)
-        rank = len(known[0].axes)
-        numbers = range(rank) if dim in (None, ()) else [d % rank for d in ((dim,) if isinstance(dim, int) else dim)]
-        if operation.index in self.behind_the_map:
-            return any(isinstance(part, Strand) for n in numbers for part in known[0].axes[n])
-        return any(isinstance(part, (Strand, Taps)) for n in numbers for part in known[0].axes[n])
+        """The operations that take the largest of several positions of a map, in whatever way."""
+        live = [o for o in self.operations if o.index in self.live]
+        found = {o.index for o in live if takes_maximum(self, o)}
+        found |= {largest.index for o in live if o.index not in found and (largest := worked_out(self, o))}
+        return [self.operations[index] for index in sorted(found)]
 
     @cached_property
     def behind_the_map(self) -> set[int]:

@@ -76,7 +76,7 @@ def kind_of(anatomy: Anatomy, operation: Operation) -> str | None:
     name = operation.function
     if operation in anatomy.closers and name in AVERAGES:
         return "global average"
-    if anatomy.takes_maximum(operation):
+    if operation in anatomy.max_pools:
         kernel = operation.arguments.get("kernel_size")
         return f"max pool {times(kernel)}" if kernel else "maximum over positions"
     if name in ("avg_pool2d", "adaptive_avg_pool2d", "_adaptive_avg_pool2d"):

@@ -1,0 +1,86 @@
+"""Max-pooling in whatever way it is written: as a pool, as a maximum over windows or slices, or in arithmetic."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from utils.auditing.layouts import Strand, Taps
+from utils.auditing.paths import made_of
+from utils.trace import Operation, operands
+
+if TYPE_CHECKING:
+    from utils.auditing.anatomy import Anatomy
+
+POOLS = (
+    "max_pool2d",
+    "max_pool2d_with_indices",
+    "adaptive_max_pool2d",
+    "fractional_max_pool2d",
+    "max_pool3d_with_indices",
+    "adaptive_max_pool3d",
+)
+EXTREMES = ("amax", "amin", "max", "min", "aminmax", "argmax", "argmin", "topk", "sort", "kthvalue")
+LAST = ("topk", "sort", "kthvalue")  # of these, the last axis is the one they take if nothing is said
+
+
+def takes_maximum(anatomy: Anatomy, operation: Operation) -> bool:
+    """Whether an operation is made to take the largest, or the smallest, of several positions of a map."""
+    if operation.function in POOLS:
+        return True
+    inputs = [o for o in operands(operation.arguments) if o.source is not None]
+    known = [layout for layout in map(anatomy.input_layout, inputs) if layout is not None]
+    if operation.function in ("maximum", "minimum", "fmax", "fmin", "max", "min") and len(inputs) == 2:
+        return at_several_places(anatomy, operation)
+    if operation.function not in EXTREMES or not known:
+        return False
+    dim = operation.arguments.get("dim", -1 if operation.function in LAST else None)
+    rank = len(known[0].axes)
+    numbers = range(rank) if dim in (None, ()) else [d % rank for d in ((dim,) if isinstance(dim, int) else dim)]
+    if operation.index in anatomy.behind_the_map:
+        return any(isinstance(part, Strand) for n in numbers for part in known[0].axes[n])
+    return any(isinstance(part, (Strand, Taps)) for n in numbers for part in known[0].axes[n])
+
+
+def at_several_places(anatomy: Anatomy, operation: Operation) -> bool:
+    """Whether it takes several maps, or slices of one, whose positions stand at other places of the image."""
+    known = map(anatomy.input_layout, operands(operation.arguments))
+    places = [[(s.side, s.line.middles) for s in layout.strands] for layout in known if layout and layout.strands]
+    return any(place != places[0] for place in places)
+
+
+def worked_out(anatomy: Anatomy, operation: Operation) -> Operation | None:
+    """Where the answers of an operation that takes maps at several places come to the largest of them, if they do.
+
+    As in a + relu(b - a), or where(a > b, a, b): not how it is written counts, but the numbers that came out. What it
+    takes has to be of one shape, and each of them the largest somewhere; zeros, as where maps are put together from
+    pieces, are none of them.
+    """
+    if not anatomy.recorder.values or not at_several_places(anatomy, operation):
+        return None
+    values = [anatomy.recorder.value(o) for o in operands(operation.arguments) if o.source is not None]
+    if any(v is None or v.shape != values[0].shape or not v.is_floating_point() for v in values):
+        return None
+    pieces = torch.stack(values)
+    told = (pieces != 0).all(0)  # positions at which all have something to say
+    if len(pieces.argmax(0)[told].unique()) < len(pieces):
+        return None
+    extremes = pieces.amax(0), pieces.amin(0)
+    for later in anatomy.operations[operation.index :]:
+        result = anatomy.recorder.values[later.index][0]
+        if (
+            later.index in anatomy.live
+            and result.shape == pieces.shape[1:]
+            and result.is_floating_point()
+            and any(same(result, extreme) for extreme in extremes)
+            and operation.index in made_of(anatomy.operations, [later.index])
+        ):
+            return later
+    return None
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    """But for rounding."""
+    return torch.allclose(a.float(), b.float(), rtol=1e-4, atol=1e-5)
