@@ -35,8 +35,8 @@ from utils.measured import read_runs
 from utils.models import parameter_count
 from utils.models.pretrained import shipped
 from utils.plots import frontier
+from utils.records import must_agree, with_defaults
 from utils.repeat import finished_seeds, repeat
-from utils.runs import must_agree, with_defaults
 from utils.tables import as_table
 
 MODELS = {"s7": "fast", "s7_max": "strong"}  # each with the recipe that it was made for

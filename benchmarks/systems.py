@@ -35,7 +35,7 @@ from utils.engine import suited
 from utils.errors import lookup
 from utils.files import write
 from utils.measured import measured_rows, ours_against_theirs, read_runs, sources
-from utils.runs import identity, must_agree, read_record
+from utils.records import identity, must_agree, read_record
 
 RESULTS = ROOT / "benchmarks" / "results" / "systems"
 SYSTEMS = ("experiment2", "residual", "dilated_valid", "transition", "strided_separable")  # the shortest first

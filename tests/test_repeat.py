@@ -10,8 +10,8 @@ import pytest
 
 from utils import RECIPES, InputError, build_model
 from utils.models import parameter_count
+from utils.records import identity, with_defaults
 from utils.repeat import Repeats, repeat
-from utils.runs import identity, with_defaults
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 KEPT = sorted(path for kind in ("seeds", "frontier") for path in RESULTS.glob(f"{kind}/*/seed*/run.json"))

@@ -19,7 +19,7 @@ from utils.engine import fit, suited
 from utils.files import write
 from utils.models import build_model
 from utils.recipes import Recipe
-from utils.runs import finished_record
+from utils.records import finished_record
 
 COLUMNS = ("seed", "test_accuracy", "test_loss", "best_test_accuracy", "seconds", "seconds_to_target")
 CONFIDENCE = 0.95

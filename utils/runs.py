@@ -13,7 +13,6 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import MISSING, asdict, fields
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain, count, takewhile
 from pathlib import Path
@@ -21,7 +20,6 @@ from pathlib import Path
 import albumentations as A
 import torch
 from filelock import FileLock, Timeout
-from torch import nn
 
 from utils.checkpoint import BEFORE, BEST, LAST, holds_results, holds_run, newest_checkpoint, write_checkpoint
 from utils.data import ImageData
@@ -30,8 +28,8 @@ from utils.errors import InputError, TrainingError
 from utils.files import write
 from utils.history import history_csv, read_history
 from utils.interrupt import undisturbed
-from utils.models import default_arguments, model_arguments, model_name, parameter_count
-from utils.recipes import Recipe
+from utils.models import parameter_count
+from utils.records import identity, must_agree, with_defaults
 
 PACKAGES = ("torch", "torchvision", "albumentations", "numpy")
 AS_BUILT = "as built"  # weights that have not learned yet
@@ -299,58 +297,6 @@ class Run:
         }
 
 
-def identity(model: nn.Module, recipe: Recipe, data: ImageData, seed: int, policy: A.Compose | None = None) -> dict:
-    """What a run is: two with the same identity do the same."""
-    return {
-        "model": model_name(model),
-        "model_arguments": model_arguments(model),
-        "recipe": asdict(recipe),
-        "policy": None if policy is None else repr(policy),
-        "seed": seed,
-        "data": data.to_dict(),
-    }
-
-
-def finished_record(folder: Path, model: nn.Module, recipe: Recipe, data: ImageData, seed: int) -> dict | None:
-    """The run.json of a run that has come to its recipe's end; None if the folder has none. Needs no checkpoint.
-
-    Raises:
-        InputError: it is damaged, or of another run.
-    """
-    path = folder / "run.json"
-    if not path.exists():
-        return None
-    record = read_record(path)
-    if record["results"]["epochs"] < record["recipe"]["epochs"]:
-        return None
-    must_agree(folder, record, identity(model, recipe, data, seed) | {"parameters": parameter_count(model)})
-    return record
-
-
-def read_record(path: Path) -> dict:
-    """A run.json, with the defaults of what is newer than it.
-
-    Raises:
-        InputError: it is damaged.
-    """
-    try:
-        record = with_defaults(json.loads(path.read_text(encoding="utf-8")))
-        float(record["results"]["epochs"])  # there, and a number
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not the record of a run of this version ({error!r}); remove it") from error
-    return record
-
-
-def must_agree(folder: Path, then: dict, now: dict) -> None:
-    """Raises InputError unless a checkpoint or record, `then`, is of the run with the identity `now`."""
-    differing = [key for key in now if as_json(then.get(key)) != as_json(now[key])]
-    if differing:
-        what = "; ".join(difference(key, then.get(key), now[key]) for key in differing)
-        raise InputError(
-            f"{folder} belongs to a run with another {what}: name another folder, or give the same arguments as then"
-        )
-
-
 def new_folder(wish: str | Path) -> Path:
     """The first of `wish`, `wish-2`, `wish-3`, ... that holds no run yet, so that none is overwritten."""
     return next(folder for folder in numbered(Path(wish)) if not holds_results(folder))
@@ -377,29 +323,3 @@ def cut(log: Path, size: int) -> None:
     """Takes off what was logged after the checkpoint: it is going to be logged again."""
     if log.is_file() and log.stat().st_size > size:
         os.truncate(log, size)
-
-
-def with_defaults(checkpoint: dict) -> dict:
-    """A checkpoint with what did not exist when it was written: the recipe's and the network's newer fields.
-
-    What is new here leaves everything as it was by default, so that an older run can be resumed.
-    """
-    recipe = {field.name: field.default for field in fields(Recipe) if field.default is not MISSING}
-    arguments = default_arguments(checkpoint["model"])
-    return checkpoint | {
-        "recipe": recipe | checkpoint["recipe"],
-        "model_arguments": arguments | checkpoint["model_arguments"],
-    }
-
-
-def difference(key: str, then, now) -> str:
-    """What differs between a checkpoint and the run that is to resume it, in words."""
-    if isinstance(then, dict) and isinstance(now, dict):
-        fields = [field for field in then | now if as_json(then.get(field)) != as_json(now.get(field))]
-        return f"{key} ({', '.join(f'{field}: {then.get(field)} then, {now.get(field)} now' for field in fields)})"
-    return f"{key} ({then} then, {now} now)"
-
-
-def as_json(value) -> str:
-    """One text for equal values: JSON has no tuples, a checkpoint may."""
-    return json.dumps(value, sort_keys=True)
