@@ -61,7 +61,7 @@ def test_a_damaged_record_is_refused(finished, content):
         read_record(path)
 
 
-@pytest.mark.parametrize("results", [None, [], {}, {"epochs": "three"}, {"epochs": None}])
+@pytest.mark.parametrize("results", [None, [], {}, {"epochs": "3"}, {"epochs": None}, {"epochs": float("nan")}])
 def test_a_record_that_does_not_say_how_far_its_run_came_is_refused(finished, results):
     _, path = finished
     changed(path, results=results)

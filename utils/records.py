@@ -12,7 +12,7 @@ from torch import nn
 from utils.data import ImageData
 from utils.errors import InputError
 from utils.models import default_arguments, model_arguments, model_name, parameter_count
-from utils.recipes import Recipe
+from utils.recipes import Recipe, is_a
 
 
 def identity(model: nn.Module, recipe: Recipe, data: ImageData, seed: int, policy: A.Compose | None = None) -> dict:
@@ -51,7 +51,8 @@ def read_record(path: Path) -> dict:
     """
     try:
         record = with_defaults(json.loads(path.read_text(encoding="utf-8")))
-        float(record["results"]["epochs"])  # there, and a number
+        if not is_a((record["results"]["epochs"], record["recipe"]["epochs"]), tuple[int, ...]):
+            raise TypeError("its epochs are no whole numbers")
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not the record of a run of this version ({error!r}); remove it") from error
     return record
