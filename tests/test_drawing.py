@@ -113,6 +113,11 @@ def test_shapes_are_those_of_torchsummary(name, capsys):
             "c1.0.0>c1.1 c1.1>c1.2 c1.3.1>c2.0 c2.0>c2.1 c2.1>c2.2 c2.2>c2.3 "
             "c2.4.1>c3.0 c3.0>c3.1 c3.1>c3.2 c3.2>c3.3 c3.4.1>c4.0",
         ),
+        (
+            "s7_mirror",
+            "c1.0.0>c1.1 c1.1>c1.2 c1.3.1>c2.0 c2.0>c2.1 c2.1>c2.2 c2.2>c2.3 "
+            "c2.4.1>c3.0 c3.0>c3.1 c3.1>c3.2 c3.2>c3.3 c3.4.1>c4.0",
+        ),
         # from where the ways part to the convolution on the shorter one, and from there to the addition
         ("residual", "input>c1.1.0 c1.1.0>c1 c1>c2.1.0 c2.1.0>c2 c2>c3.1.0 c3.1.0>c3 c3>c4.1.0 c4.1.0>c4"),
         *((name, "") for name in ("dilated_valid", "strided_separable", "experiment2", "transition")),

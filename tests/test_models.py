@@ -17,7 +17,7 @@ from utils.models.blocks import Residual, convolution, depthwise_separable
 from utils.models.s7 import STRIDED, dilated
 from utils.recipes import RECIPES
 
-OURS = ("s7", "s7_dilated", "s7_max")
+OURS = ("s7", "s7_dilated", "s7_max", "s7_mirror")
 
 
 @pytest.fixture(params=OURS)
@@ -129,12 +129,14 @@ def test_it_answers_images_with_logits(name):
 
 S7_WIDTHS = {0.375: 27_614, 0.5: 50_862, 0.75: 113_478, 1.0: 199_922}
 S7_MAX_WIDTHS = {0.375: 30_322, 0.48: 47_378, 0.75: 109_018, 1.0: 188_362}
+S7_MIRROR_WIDTHS = {0.375: 27_688, 0.5: 47_378, 0.75: 102_454, 1.0: 178_458}
 
 
 @pytest.mark.parametrize(
     ("name", "width", "parameters"),
     [(name, *item) for name in ("s7", "s7_dilated") for item in S7_WIDTHS.items()]
-    + [("s7_max", *item) for item in S7_MAX_WIDTHS.items()],
+    + [("s7_max", *item) for item in S7_MAX_WIDTHS.items()]
+    + [("s7_mirror", *item) for item in S7_MIRROR_WIDTHS.items()],
 )
 def test_every_width_keeps_to_the_assignment(name, width, parameters):
     model = build_model(name, width=width)

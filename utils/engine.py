@@ -93,7 +93,7 @@ def fit(
         if recipe.sides != asked.sides:
             run.log(f"Image sides {recipe.sides} instead of {asked.sides}: the network cannot take the smaller ones")
         if recipe.mirror_symmetric != asked.mirror_symmetric:
-            run.log(f"Without mirror symmetry: {asymmetry(model)}")
+            run.log(f"Mirror symmetry is not imposed: {asymmetry(model)}")
         while run.epoch <= recipe.epochs and not run.reached(until):
             epoch = run.epoch
             transforms = policy or recipe_policy(recipe, data, epoch)

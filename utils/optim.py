@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from utils.symmetry import with_mirror_images
+
 # The momentum of a channel that has stopped answering, whose gradient is zero, dwindles for ever. Products of numbers
 # so small are denormal, and some CPUs are many times slower with them: what is below this counts as zero.
 SMALLEST = 1e-15
@@ -17,7 +19,9 @@ class Muon(torch.optim.Optimizer):
     """SGD with Nesterov momentum whose every update is orthogonalised: all directions learn at the same speed.
 
     Args:
-        kernels: convolution weights (out, in, height, width), each taken as a matrix (out, in * height * width).
+        kernels: convolution weights (out, in, height, width), each taken as a matrix (out, in * height * width); or
+            groups of them: in one with "mirrored": True, kernels stand for their mirror images too, which are rows of
+            the matrix as well (utils/models/mirrored.py).
         lr: a step changes a kernel by a matrix with all singular values near `lr` (times sqrt(rows / columns) where
             there are more rows than columns).
         momentum: 0..1.
@@ -27,18 +31,27 @@ class Muon(torch.optim.Optimizer):
     kellerjordan.github.io/posts/muon
     """
 
-    def __init__(self, kernels: Iterable[nn.Parameter], lr: float, momentum: float, weight_decay: float):
-        super().__init__(kernels, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+    def __init__(self, kernels: Iterable[nn.Parameter | dict], lr: float, momentum: float, weight_decay: float):
+        super().__init__(kernels, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "mirrored": False})
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group.setdefault("mirrored", False)  # a checkpoint from before there were any
 
     @torch.no_grad()
     def step(self) -> None:
         for group in self.param_groups:
             kernels = [kernel for kernel in group["params"] if kernel.grad is not None]
-            updates = orthogonalize([self.direction(kernel, group["momentum"]).flatten(1) for kernel in kernels])
+            directions = [self.direction(kernel, group["momentum"]) for kernel in kernels]
+            if group["mirrored"]:
+                directions = [with_mirror_images(direction) for direction in directions]
+            updates = orthogonalize([direction.flatten(1) for direction in directions])
             for kernel, update in zip(kernels, updates, strict=True):
                 rows, columns = update.shape
                 kernel.mul_(1 - group["lr"] * group["weight_decay"])
-                kernel.add_(update.view_as(kernel), alpha=-group["lr"] * max(1, rows / columns) ** 0.5)
+                step = update[:: rows // len(kernel)].view_as(kernel)  # of a mirrored one, each second row
+                kernel.add_(step, alpha=-group["lr"] * max(1, rows / columns) ** 0.5)
 
     def direction(self, kernel: nn.Parameter, beta: float) -> Tensor:
         """Takes the kernel's gradient into its momentum, and looks ahead by it, as Nesterov does."""

@@ -71,6 +71,8 @@ def asymmetry(model: nn.Module) -> str:
     for name, layer in model.named_modules():
         if isinstance(layer, nn.Linear) and layer.in_features not in channels:
             return f"{name} takes {layer.in_features} values, which are not the channels of a layer before it"
+        if isinstance(layer, nn.Conv2d) and len(layer.weight) < layer.out_channels:
+            return f"{name} has one kernel of each pair only"
         if isinstance(layer, nn.Conv2d | nn.Linear):
             channels.add(len(layer.weight))
         elif any(parameter.ndim > 1 for parameter in layer.parameters(recurse=False)):
@@ -99,7 +101,32 @@ def mirrored(weights: Tensor, classes: int) -> Tensor:
     if weights.ndim == 4:
         weights = weights.flip(3)
     for axis in range(min(weights.ndim, 2)):
-        size = weights.size(axis)
-        if size % 2 == 0 and size != classes:
-            weights = weights.unflatten(axis, (-1, 2)).flip(axis + 1).flatten(axis, axis + 1)
+        if weights.size(axis) != classes:
+            weights = exchanged(weights, axis)
     return weights
+
+
+def exchanged(weights: Tensor, axis: int) -> Tensor:
+    """The weights with the channels of each pair in each other's place. An odd number of them has no pairs.
+
+    >>> exchanged(torch.tensor([[1, 2, 3, 4]]), axis=1).tolist()
+    [[2, 1, 4, 3]]
+    """
+    if weights.size(axis) % 2:
+        return weights
+    return weights.unflatten(axis, (-1, 2)).flip(axis + 1).flatten(axis, axis + 1)
+
+
+def with_mirror_images(kernels: Tensor) -> Tensor:
+    """Every kernel, and after it its mirror image.
+
+    Args:
+        kernels: (out, in, height, width); an even number of channels in comes in pairs.
+
+    Returns:
+        (2 * out, in, height, width)
+
+    >>> with_mirror_images(torch.tensor([[[[1, 2, 3]], [[4, 5, 6]]]])).flatten(1).tolist()
+    [[1, 2, 3, 4, 5, 6], [6, 5, 4, 3, 2, 1]]
+    """
+    return torch.stack([kernels, exchanged(kernels.flip(3), axis=1)], 1).flatten(0, 1)

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from utils.device import autocast, keep_freed_memory, pick_precision
 from utils.errors import InputError, TrainingError
 from utils.interrupt import undisturbed
+from utils.models.mirrored import MirroredConv2d
 from utils.optim import Muon
 from utils.recipes import Recipe
 from utils.symmetry import MirrorSymmetry
@@ -209,7 +210,12 @@ def build_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optim
     )
     if not by_muon:
         return [sgd]
-    return [sgd, Muon(by_muon, recipe.muon_learning_rate, recipe.momentum, recipe.muon_weight_decay)]
+    mirrored = {id(module.weight) for module in model.modules() if isinstance(module, MirroredConv2d)}
+    kernels = [
+        {"params": [p for p in by_muon if (id(p) in mirrored) == kind], "mirrored": kind} for kind in (False, True)
+    ]
+    kernels = [group for group in kernels if group["params"]]
+    return [sgd, Muon(kernels, recipe.muon_learning_rate, recipe.momentum, recipe.muon_weight_decay)]
 
 
 def groups(parameters: list[nn.Parameter], recipe: Recipe) -> list[dict]:

@@ -15,14 +15,15 @@ from utils.models.experiment2 import Experiment2
 from utils.models.pretrained import read_weights, weights_for
 from utils.models.residual import ResidualNet
 from utils.models.s7 import s7, s7_dilated
-from utils.models.s7_max import S7Max
+from utils.models.s7_max import s7_max, s7_mirror
 from utils.models.strided_separable import StridedSeparable
 from utils.models.transition import Transition
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "s7": s7,
     "s7_dilated": s7_dilated,
-    "s7_max": S7Max,
+    "s7_max": s7_max,
+    "s7_mirror": s7_mirror,
     "dilated_valid": DilatedValid,  # the five systems, 000 to 004
     "strided_separable": StridedSeparable,
     "experiment2": Experiment2,

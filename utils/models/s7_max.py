@@ -9,6 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from utils.models.blocks import Residual, convolution, depthwise_separable, scaled
+from utils.models.mirrored import in_mirror_pairs
 from utils.models.s7 import STRIDED
 
 
@@ -17,15 +18,16 @@ class S7Max(nn.Module):
 
     Args:
         classes: number of logits.
+        channels: of the maps of C1 to C4.
         width: all numbers of channels are multiplied by it, and rounded to multiples of 4.
 
     Raises:
         InputError: the width is no number, or leaves less than 4 channels somewhere.
     """
 
-    def __init__(self, classes: int = 10, width: float = 1.0):
+    def __init__(self, classes: int, channels: tuple[int, int, int, int], width: float):
         super().__init__()
-        w1, w2, w3, w4 = (scaled(channels, width) for channels in (32, 64, 128, 192))
+        w1, w2, w3, w4 = (scaled(number, width) for number in channels)
         self.c1 = nn.Sequential(
             convolution(3, w1),
             Residual(convolution(w1, w1)),
@@ -49,3 +51,13 @@ class S7Max(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """float32 images (N, 3, height, width) to logits (N, classes)."""
         return self.output(self.c4(self.c3(self.c2(self.c1(images)))))
+
+
+def s7_max(classes: int = 10, width: float = 1.0) -> S7Max:
+    """S7Max with a parameter for every weight of its kernels."""
+    return S7Max(classes, (32, 64, 128, 192), width)
+
+
+def s7_mirror(classes: int = 10, width: float = 1.0) -> S7Max:
+    """S7Max with channels that are pairs of mirror images: one parameter for two weights, and so more channels."""
+    return in_mirror_pairs(S7Max(classes, (32, 64, 192, 288), width))

@@ -1,0 +1,109 @@
+"""Layers whose channels are pairs of mirror images, with parameters for one of each pair: twice as many channels.
+
+What a network knows of things seen from the left it need not learn anew for things seen from the right. Channels 2i and
+2i + 1 of its maps are a pair: one sees in an image what the other sees in its mirror image. A recipe can keep the
+weights of any network so while it learns (utils/symmetry.py); here they cannot be anything else, and half of them are
+enough to say what they are.
+
+Source: T. Cohen, M. Welling, "Group Equivariant Convolutional Networks", arXiv 1602.07576, for the group of two.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from utils.errors import InputError
+from utils.symmetry import with_mirror_images
+
+
+class MirroredConv2d(nn.Conv2d):
+    """An ordinary or depthwise convolution whose kernels 2i + 1 are the mirror images of its kernels 2i.
+
+    float32 maps (N, channels_in, height, width) to maps with channels_out channels. `weight` has the kernels 2i:
+    (channels_out / 2, channels_in / groups, height, width), `bias`, if there is one, theirs and their mirror images'.
+    An odd number of channels, such as the three of an image, has no pairs: in the mirror they stay what they are.
+
+    Args:
+        like: a convolution of the same shape; every second one of its kernels is taken.
+
+    Raises:
+        InputError: it answers with an odd number of channels, or has groups of several.
+    """
+
+    def __init__(self, like: nn.Conv2d):
+        if like.out_channels % 2 or like.groups not in (1, like.in_channels):
+            raise InputError(
+                f"{like} cannot be mirrored: it must answer with an even number of channels, and be ordinary or "
+                "depthwise"
+            )
+        sizes = (like.kernel_size, like.stride, like.padding, like.dilation)
+        super().__init__(like.in_channels, like.out_channels, *sizes, like.groups, padding_mode=like.padding_mode)
+        self.weight = first_of_pairs(like.weight)
+        self.bias = None if like.bias is None else first_of_pairs(like.bias)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        bias = None if self.bias is None else both(self.bias)
+        return self._conv_forward(maps, with_mirror_images(self.weight), bias)
+
+
+class MirroredBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm with one factor and one offset for both channels of a pair: `weight` and `bias` (channels / 2,).
+
+    Each channel keeps a mean and a variance of its own.
+    """
+
+    def __init__(self, like: nn.BatchNorm2d):
+        super().__init__(like.num_features, like.eps, like.momentum)
+        self.weight, self.bias = first_of_pairs(like.weight), first_of_pairs(like.bias)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        factors, offsets = both(self.weight), both(self.bias)
+        means, variances = self.running_mean, self.running_var
+        return F.batch_norm(maps, means, variances, factors, offsets, self.training, self.momentum, self.eps)
+
+
+class MirroredLinear(nn.Linear):
+    """What pairs of channels answer to an image and to its mirror image alike: `weight` (classes, channels / 2)."""
+
+    def __init__(self, like: nn.Linear):
+        super().__init__(like.in_features, like.out_features)
+        self.weight, self.bias = first_of_pairs(like.weight, axis=1), like.bias
+
+    def forward(self, channels: Tensor) -> Tensor:
+        return F.linear(channels, both(self.weight, axis=1), self.bias)
+
+
+MIRRORED = {nn.Conv2d: MirroredConv2d, nn.BatchNorm2d: MirroredBatchNorm2d, nn.Linear: MirroredLinear}
+
+
+def in_mirror_pairs(network: nn.Module) -> nn.Module:
+    """The network, its layers exchanged for mirrored ones with half of the parameters.
+
+    Args:
+        network: of convolutions, batch norms and, at its end, one linear layer that answers with the classes.
+
+    Raises:
+        InputError: it has other layers with parameters, or the channels of one cannot be pairs.
+    """
+    kinds = [type(layer) for layer in network.modules() if next(layer.parameters(recurse=False), None) is not None]
+    if not set(kinds) <= set(MIRRORED) or nn.Linear in kinds[:-1] or kinds[-1:] != [nn.Linear]:
+        raise InputError(
+            f"{type(network).__name__} cannot have its channels in mirror pairs: it must consist of convolutions and "
+            "batch norms and end with its only linear layer"
+        )
+    for parent in list(network.modules()):
+        for name, layer in parent.named_children():
+            if type(layer) in MIRRORED:
+                setattr(parent, name, MIRRORED[type(layer)](layer))
+    return network
+
+
+def first_of_pairs(weights: Tensor, axis: int = 0) -> nn.Parameter:
+    """Those of the channels 2i, as parameters."""
+    return nn.Parameter(weights.detach().unflatten(axis, (-1, 2)).select(axis + 1, 0).clone())
+
+
+def both(weights: Tensor, axis: int = 0) -> Tensor:
+    """One of a pair's channels has the weights that the other has."""
+    return weights.repeat_interleave(2, axis)
