@@ -1,7 +1,8 @@
 """S7Max: the assignment's network with its parameters spent on accuracy, where S7Net spends them on speed.
 
 Ordinary convolutions only in C1, where channels are few; from there on all are depthwise separable. What that saves in
-parameters buys layers where the maps are still large: they cost time, and little else.
+parameters buys layers where the maps are still large: they cost time, and little else. `s7_mirror` has a parameter for
+each two of its weights, and spends the other half on channels.
 """
 
 from __future__ import annotations
@@ -54,10 +55,10 @@ class S7Max(nn.Module):
 
 
 def s7_max(classes: int = 10, width: float = 1.0) -> S7Max:
-    """S7Max with a parameter for every weight of its kernels."""
+    """S7Max, for longer runs: depthwise separable where there are many channels."""
     return S7Max(classes, (32, 64, 128, 192), width)
 
 
 def s7_mirror(classes: int = 10, width: float = 1.0) -> S7Max:
-    """S7Max with channels that are pairs of mirror images: one parameter for two weights, and so more channels."""
+    """S7Max with more channels, which are pairs of mirror images: one parameter for two weights."""
     return in_mirror_pairs(S7Max(classes, (32, 64, 192, 288), width))
