@@ -76,7 +76,7 @@ def test_batch_norm_does_to_both_of_a_pair_what_it_does_to_one(layer):
 
 
 def test_it_has_a_parameter_for_one_of_two_channels_and_torchsummary_counts_them():
-    whole = S7Max(10, (32, 64, 192, 288), 1.0)
+    whole = S7Max(channels=(32, 64, 192, 288))
     model = build_model("s7_mirror")
     assert parameter_count(model) == (parameter_count(whole) - 10) / 2 + 10  # each class has a bias of its own
     text = io.StringIO()
@@ -94,10 +94,26 @@ def test_what_is_kept_are_the_first_weights():
         assert torch.equal(parameter, expected)
 
 
-@pytest.mark.parametrize("layer", [nn.Conv2d(6, 7, 3), nn.Conv2d(6, 6, 3, groups=2)], ids=["odd", "groups"])
-def test_a_convolution_without_pairs_is_refused(layer):
-    with pytest.raises(InputError, match="Conv2d.* cannot be mirrored: it must"):
-        MirroredConv2d(layer)
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(6, 7, 3),
+        nn.Conv2d(6, 6, 3, groups=2),
+        nn.Conv2d(6, 12, 3, groups=6),
+        nn.BatchNorm2d(5),
+        nn.BatchNorm2d(6, affine=False),
+        nn.BatchNorm2d(6, momentum=None),
+        nn.BatchNorm2d(6, track_running_stats=False),
+    ],
+    ids=["odd", "groups", "two kernels a channel", "odd norm", "no factors", "no momentum", "no running means"],
+)
+def test_a_layer_without_pairs_is_refused_and_the_network_left_as_it_is(layer):
+    channels = getattr(layer, "out_channels", 6)
+    network = nn.Sequential(nn.Conv2d(3, 6, 3), layer, nn.Flatten(), nn.Linear(channels, 10))
+    before = list(network)
+    with pytest.raises(InputError, match="(Conv2d|BatchNorm2d).* cannot be mirrored: it must"):
+        in_mirror_pairs(network)
+    assert list(network) == before
 
 
 @pytest.mark.parametrize(
@@ -107,12 +123,13 @@ def test_a_convolution_without_pairs_is_refused(layer):
         [nn.Conv2d(3, 10, 3), nn.Flatten()],
         [nn.Linear(4, 8), nn.Linear(8, 10)],
         [nn.Flatten()],
+        [nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 30 * 30, 10)],
     ],
-    ids=["another layer", "no head", "two heads", "no layer"],
+    ids=["another layer", "no head", "two heads", "no layer", "pixels for channels"],
 )
 def test_a_network_of_other_layers_is_refused_and_left_as_it_is(layers):
     network = nn.Sequential(*layers)
-    with pytest.raises(InputError, match="Sequential cannot have its channels in mirror pairs: it must"):
+    with pytest.raises(InputError, match="^Sequential cannot have its channels in mirror pairs: (it must|2 takes)"):
         in_mirror_pairs(network)
     assert list(network) == layers
 

@@ -1,4 +1,4 @@
-"""Layers whose channels are pairs of mirror images, with parameters for one of each pair: twice as many channels.
+"""Layers whose channels are pairs of mirror images, with parameters for one of each pair: half as many.
 
 What a network knows of things seen from the left it need not learn anew for things seen from the right. Channels 2i and
 2i + 1 of its maps are a pair: one sees in an image what the other sees in its mirror image. A recipe can keep the
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.errors import InputError
-from utils.symmetry import with_mirror_images
+from utils.symmetry import asymmetry, with_mirror_images
 
 
 class MirroredConv2d(nn.Conv2d):
@@ -28,11 +28,12 @@ class MirroredConv2d(nn.Conv2d):
         like: a convolution of the same shape; every second one of its kernels is taken.
 
     Raises:
-        InputError: it answers with an odd number of channels, or has groups of several.
+        InputError: it answers with an odd number of channels, or is neither ordinary nor depthwise.
     """
 
     def __init__(self, like: nn.Conv2d):
-        if like.out_channels % 2 or like.groups not in (1, like.in_channels):
+        depthwise = like.groups == like.in_channels == like.out_channels
+        if like.out_channels % 2 or not (like.groups == 1 or depthwise):
             raise InputError(
                 f"{like} cannot be mirrored: it must answer with an even number of channels, and be ordinary or "
                 "depthwise"
@@ -51,9 +52,17 @@ class MirroredBatchNorm2d(nn.BatchNorm2d):
     """Batch norm with one factor and one offset for both channels of a pair: `weight` and `bias` (channels / 2,).
 
     Each channel keeps a mean and a variance of its own.
+
+    Raises:
+        InputError: it is for an odd number of channels, or has no factors or no running means.
     """
 
     def __init__(self, like: nn.BatchNorm2d):
+        if like.num_features % 2 or not like.affine or not like.track_running_stats or like.momentum is None:
+            raise InputError(
+                f"{like} cannot be mirrored: it must have an even number of channels, factors, and running means with "
+                "a momentum"
+            )
         super().__init__(like.num_features, like.eps, like.momentum)
         self.weight, self.bias = first_of_pairs(like.weight), first_of_pairs(like.bias)
 
@@ -84,18 +93,18 @@ def in_mirror_pairs(network: nn.Module) -> nn.Module:
         network: of convolutions, batch norms and, at its end, one linear layer that answers with the classes.
 
     Raises:
-        InputError: it has other layers with parameters, or the channels of one cannot be pairs.
+        InputError: it has other layers with parameters, or the channels of one cannot be pairs; it stays as it is.
     """
     kinds = [type(layer) for layer in network.modules() if next(layer.parameters(recurse=False), None) is not None]
+    reason = asymmetry(network)
     if not set(kinds) <= set(MIRRORED) or nn.Linear in kinds[:-1] or kinds[-1:] != [nn.Linear]:
-        raise InputError(
-            f"{type(network).__name__} cannot have its channels in mirror pairs: it must consist of convolutions and "
-            "batch norms and end with its only linear layer"
-        )
-    for parent in list(network.modules()):
-        for name, layer in parent.named_children():
-            if type(layer) in MIRRORED:
-                setattr(parent, name, MIRRORED[type(layer)](layer))
+        reason = "it must consist of convolutions and batch norms and end with its only linear layer"
+    if reason:
+        raise InputError(f"{type(network).__name__} cannot have its channels in mirror pairs: {reason}")
+    places = [(parent, name, layer) for parent in network.modules() for name, layer in parent.named_children()]
+    exchanges = [(*place, MIRRORED[type(layer)](layer)) for *place, layer in places if type(layer) in MIRRORED]
+    for parent, name, layer in exchanges:
+        setattr(parent, name, layer)
     return network
 
 
@@ -105,5 +114,5 @@ def first_of_pairs(weights: Tensor, axis: int = 0) -> nn.Parameter:
 
 
 def both(weights: Tensor, axis: int = 0) -> Tensor:
-    """One of a pair's channels has the weights that the other has."""
+    """The weights of one channel of each pair, for both: what `first_of_pairs` took half of."""
     return weights.repeat_interleave(2, axis)

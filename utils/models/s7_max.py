@@ -19,14 +19,14 @@ class S7Max(nn.Module):
 
     Args:
         classes: number of logits.
-        channels: of the maps of C1 to C4.
         width: all numbers of channels are multiplied by it, and rounded to multiples of 4.
+        channels: of the maps of C1 to C4.
 
     Raises:
         InputError: the width is no number, or leaves less than 4 channels somewhere.
     """
 
-    def __init__(self, classes: int, channels: tuple[int, int, int, int], width: float):
+    def __init__(self, classes: int = 10, width: float = 1.0, channels: tuple[int, ...] = (32, 64, 128, 192)):
         super().__init__()
         w1, w2, w3, w4 = (scaled(number, width) for number in channels)
         self.c1 = nn.Sequential(
@@ -56,9 +56,9 @@ class S7Max(nn.Module):
 
 def s7_max(classes: int = 10, width: float = 1.0) -> S7Max:
     """S7Max, for longer runs: depthwise separable where there are many channels."""
-    return S7Max(classes, (32, 64, 128, 192), width)
+    return S7Max(classes, width)
 
 
 def s7_mirror(classes: int = 10, width: float = 1.0) -> S7Max:
     """S7Max with more channels, which are pairs of mirror images: one parameter for two weights."""
-    return in_mirror_pairs(S7Max(classes, (32, 64, 192, 288), width))
+    return in_mirror_pairs(S7Max(classes, width, (32, 64, 192, 288)))
