@@ -15,9 +15,9 @@ from utils.errors import InputError
 from utils.models import build_model, parameter_count
 from utils.models.mirrored import MirroredBatchNorm2d, MirroredConv2d, in_mirror_pairs
 from utils.models.s7_max import S7Max
-from utils.optim import Muon
+from utils.optim import Muon, build_optimizers
 from utils.symmetry import MirrorSymmetry, exchanged, mirrored
-from utils.trainer import build_optimizers
+from utils.trainer import Trainer
 
 ODD = 33  # pixels a side: strides then meet the same pixels in the mirror image
 
@@ -167,15 +167,13 @@ def test_muon_is_told_which_kernels_stand_for_two(recipe):
     assert muon.param_groups[1]["params"] == [mixed[1].weight]
 
 
-def test_muon_goes_on_from_a_checkpoint_that_knew_of_no_mirrored_kernels():
-    kernel = nn.Parameter(some(4, 4, 3, 3))
-    muon = Muon([kernel], 0.1, 0.9, 0.5)
-    saved = muon.state_dict()
-    del saved["param_groups"][0]["mirrored"]
-    muon.load_state_dict(saved)
-    kernel.grad = some(4, 4, 3, 3)
-    muon.step()
-    assert muon.param_groups[0]["mirrored"] is False
+def test_training_goes_on_from_a_checkpoint_that_knew_of_no_mirrored_kernels(recipe):
+    trainer = Trainer(tiny_network(), replace(recipe, optimizer="muon"), torch.device("cpu"))
+    saved = trainer.state_dict()
+    del saved["optimizers"][1]["param_groups"][0]["mirrored"]
+    trainer.load_state_dict(saved)
+    trainer.step(some(4, 3, 32, 32), torch.arange(4) % 3, progress=0.5)
+    assert trainer.optimizers[1].param_groups[0]["mirrored"] is False
 
 
 def test_a_recipe_that_keeps_kernels_symmetric_has_nothing_to_do_for_them(tiny, recipe, tmp_path):

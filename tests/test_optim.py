@@ -2,10 +2,9 @@ import torch
 from torch import Tensor, nn
 
 from utils.models import build_model
-from utils.optim import Muon
+from utils.optim import Muon, build_optimizers
 from utils.optim import orthogonalize as orthogonalize_all
 from utils.recipes import Recipe
-from utils.trainer import build_optimizers
 
 
 def kernel(seed: int = 0) -> nn.Parameter:

@@ -29,6 +29,7 @@ from utils.trainer import Trainer
 from utils.transforms import POLICIES, BatchPolicy, check_normalized, per_image_loader
 from utils.trouble import check_images, check_last_batch, check_learning, explained
 
+AHEAD = 16  # batches that a GPU augments at once: Python takes longer to ask for one than it takes to change it
 NOTHING = torch.empty(0, dtype=torch.int64)  # fingerprints of no images
 
 
@@ -196,12 +197,20 @@ def epoch_batches(
         rest = order[start * recipe.batch_size :]
         batches = per_image_loader(split, policy, recipe.batch_size, seed, epoch, rest, recipe.workers)
     else:
-        augment = BatchPolicy(policy)
-        chosen = order.split(recipe.batch_size)
-        batches = ((augment(split.images[some], generator), split.labels[some]) for some in chosen)
+        batches = batches_ahead(split, order, BatchPolicy(policy), recipe.batch_size, generator)
         batches = itertools.islice(batches, start, None)  # draws what it leaves out as well: it takes a second
 
     for step, batch in enumerate(batches, start):
         dropout_seed = np.random.SeedSequence((seed, epoch, step)).generate_state(1, np.uint64)[0]
         torch.manual_seed(int(dropout_seed))  # dropout draws from torch's own generator
         yield batch
+
+
+def batches_ahead(
+    split: Split, order: Tensor, augment: BatchPolicy, size: int, generator: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The images in that order, augmented, and their labels, in batches of `size`; on a GPU many batches at once."""
+    ahead = 1 if split.images.device.type == "cpu" else AHEAD
+    for chosen in order.split(ahead * size):
+        images = augment(split.images[chosen], generator)
+        yield from zip(images.split(size), split.labels[chosen].split(size), strict=True)

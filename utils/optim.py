@@ -1,4 +1,4 @@
-"""Muon, the optimiser of the convolution kernels. torch has one too, but for matrices only."""
+"""The optimisers of a run. Among them Muon, for convolution kernels: torch has one too, but for matrices only."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from utils.errors import InputError
+from utils.models.mirrored import MirroredConv2d
+from utils.recipes import Recipe
 from utils.symmetry import with_mirror_images
 
 # The momentum of a channel that has stopped answering, whose gradient is zero, dwindles for ever. Products of numbers
@@ -23,7 +26,7 @@ class Muon(torch.optim.Optimizer):
             groups of them: in one with "mirrored": True, kernels stand for their mirror images too, which are rows of
             the matrix as well (utils/models/mirrored.py).
         lr: a step changes a kernel by a matrix with all singular values near `lr` (times sqrt(rows / columns) where
-            there are more rows than columns).
+            there are more rows than columns). That of a group may be a tensor (), to be filled anew before each step.
         momentum: 0..1.
         weight_decay: decoupled; a step takes lr * weight_decay of the kernel away.
 
@@ -34,11 +37,6 @@ class Muon(torch.optim.Optimizer):
     def __init__(self, kernels: Iterable[nn.Parameter | dict], lr: float, momentum: float, weight_decay: float):
         super().__init__(kernels, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "mirrored": False})
 
-    def __setstate__(self, state: dict) -> None:
-        super().__setstate__(state)
-        for group in self.param_groups:
-            group.setdefault("mirrored", False)  # a checkpoint from before there were any
-
     @torch.no_grad()
     def step(self) -> None:
         for group in self.param_groups:
@@ -47,11 +45,11 @@ class Muon(torch.optim.Optimizer):
             if group["mirrored"]:
                 directions = [with_mirror_images(direction) for direction in directions]
             updates = orthogonalize([direction.flatten(1) for direction in directions])
+            kept = 1 - group["lr"] * group["weight_decay"]
             for kernel, update in zip(kernels, updates, strict=True):
                 rows, columns = update.shape
-                kernel.mul_(1 - group["lr"] * group["weight_decay"])
                 step = update[:: rows // len(kernel)].view_as(kernel)  # of a mirrored one, each second row
-                kernel.add_(step, alpha=-group["lr"] * max(1, rows / columns) ** 0.5)
+                kernel.mul_(kept).sub_(step * (group["lr"] * max(1, rows / columns) ** 0.5))
 
     def direction(self, kernel: nn.Parameter, beta: float) -> Tensor:
         """Takes the kernel's gradient into its momentum, and looks ahead by it, as Nesterov does."""
@@ -59,7 +57,7 @@ class Muon(torch.optim.Optimizer):
         if not state:
             state["momentum"] = torch.zeros_like(kernel)
         momentum = state["momentum"].lerp_(kernel.grad, 1 - beta)
-        momentum = state["momentum"] = F.hardshrink(momentum, SMALLEST)
+        momentum.copy_(F.hardshrink(momentum, SMALLEST))
         return kernel.grad.lerp(momentum, beta)
 
 
@@ -98,3 +96,62 @@ def newton_schulz(gram: Tensor, steps: int) -> Tensor:
         if step < steps - 1:
             gram = polynomial @ gram @ polynomial
     return product
+
+
+def build_optimizers(model: nn.Module, recipe: Recipe, graphed: bool = False) -> list[torch.optim.Optimizer]:
+    """What the recipe names; with Muon, SGD for the rest; every parameter in exactly one of them.
+
+    Muon is for matrices that mix channels: not for a depthwise kernel, which has one input channel.
+
+    Args:
+        graphed: whether their steps will be part of a CUDA graph. It reads rates from tensors on its GPU.
+
+    Raises:
+        InputError: no parameter requires a gradient.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:
+        raise InputError(f"{type(model).__name__} has no parameter that requires a gradient: there is nothing to train")
+    fused = graphed or None  # None: as torch finds best
+    by_muon = [p for p in parameters if recipe.optimizer == "muon" and p.ndim == 4 and p.size(1) > 1]
+    rest = groups([p for p in parameters if all(p is not kernel for kernel in by_muon)], recipe)
+    if recipe.optimizer == "adam":
+        decay = recipe.weight_decay
+        first = torch.optim.AdamW(rest, recipe.learning_rate, weight_decay=decay, capturable=graphed, fused=fused)
+    else:
+        first = torch.optim.SGD(
+            rest,
+            lr=recipe.learning_rate,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+            nesterov=recipe.nesterov and recipe.momentum > 0,
+            fused=fused,
+        )
+    optimizers = [first]
+    if by_muon:
+        paired = {id(module.weight) for module in model.modules() if isinstance(module, MirroredConv2d)}
+        ordinary, mirrored = ([p for p in by_muon if (id(p) in paired) == kind] for kind in (False, True))
+        kernels = [{"params": ordinary, "mirrored": False}, {"params": mirrored, "mirrored": True}]
+        kernels = [group for group in kernels if group["params"]]
+        optimizers.append(Muon(kernels, recipe.muon_learning_rate, recipe.momentum, recipe.muon_weight_decay))
+    if graphed:
+        for group in [group for optimizer in optimizers for group in optimizer.param_groups]:
+            group["lr"] = torch.tensor(group["lr"], device=parameters[0].device)
+    return optimizers
+
+
+def groups(parameters: list[nn.Parameter], recipe: Recipe) -> list[dict]:
+    """The parameters as an optimiser's groups: a second one for batch norms and biases if they are not to decay."""
+    if recipe.decay_norms:
+        return [{"params": parameters}]
+    kernels = [p for p in parameters if p.ndim > 1]
+    vectors = [p for p in parameters if p.ndim <= 1]
+    return [{"params": kernels}, {"params": vectors, "weight_decay": 0.0}]
+
+
+def set_rate(group: dict, rate: float) -> None:
+    """Gives an optimiser's group its rate: in the tensor that a CUDA graph reads, if there is one."""
+    if isinstance(group["lr"], Tensor):
+        group["lr"].fill_(rate)
+    else:
+        group["lr"] = rate

@@ -59,6 +59,7 @@ class Recipe:
     sides: tuple[int, ...] = (32,)  # image side in equal parts of the run: small pictures first save time
 
     precision: str = "auto"  # what the device does well: see utils/device.py
+    cuda_graphs: bool = True  # on a GPU: False for a network that is not to do the same in every step
     per_image: bool = False  # True: Albumentations on one image at a time, in DataLoader workers
     workers: int = 2  # number of those workers
 

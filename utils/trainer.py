@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from utils.device import autocast, keep_freed_memory, pick_precision
-from utils.errors import InputError, TrainingError
+from utils.errors import TrainingError
+from utils.graphs import Graphed
 from utils.interrupt import undisturbed
-from utils.models.mirrored import MirroredConv2d
-from utils.optim import Muon
+from utils.optim import build_optimizers, set_rate
 from utils.recipes import Recipe
 from utils.symmetry import MirrorSymmetry
 from utils.tally import Tally
@@ -45,8 +45,11 @@ class Trainer:
         self.symmetry = MirrorSymmetry(self.model) if recipe.mirror_symmetric else None
         if self.symmetry:
             self.symmetry.impose()
-        self.optimizers = build_optimizers(model, recipe)
+        graphed = device.type == "cuda" and recipe.cuda_graphs
+        self.optimizers = build_optimizers(model, recipe, graphed)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
+        if graphed:
+            self.learn = Graphed(self.learn, failed=self.renew_scaler)
         self.begin_epoch()
 
     def begin_epoch(self) -> None:
@@ -56,7 +59,7 @@ class Trainer:
     @property
     def learning_rate(self) -> float:
         """The first optimiser's, of the last step: SGD's, or Adam's."""
-        return self.optimizers[0].param_groups[0]["lr"]
+        return float(self.optimizers[0].param_groups[0]["lr"])
 
     def train(
         self,
@@ -113,8 +116,12 @@ class Trainer:
         """
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = optimizer.defaults["lr"] * self.recipe.rate_at(progress)
-        loss, logits = self.forward_backward(resize(images, self.recipe.side_at(progress)), labels)
+                set_rate(group, optimizer.defaults["lr"] * self.recipe.rate_at(progress))
+        return self.learn(images, labels, side=self.recipe.side_at(progress))
+
+    def learn(self, images: Tensor, labels: Tensor, side: int) -> tuple[Tensor, Tensor]:
+        """Learns from one batch, scaled to `side` pixels, at the rates that the optimisers have."""
+        loss, logits = self.forward_backward(resize(images, side), labels)
         self.update()
         return loss, logits
 
@@ -145,6 +152,13 @@ class Trainer:
         for optimizer in self.optimizers:
             optimizer.step()
         self.scaler.update()  # lowers the scale if `unscale_` has met something infinite
+
+    def renew_scaler(self) -> None:
+        """Another scaler for fp16 with the same scale, that knows of no step half done."""
+        state = self.scaler.state_dict()
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.scaler.is_enabled())
+        if state:
+            self.scaler.load_state_dict(state)
 
     @property
     def line(self) -> str:
@@ -180,51 +194,13 @@ class Trainer:
     def load_state_dict(self, state: dict) -> None:
         """Puts back what `state_dict` returned."""
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+            groups = optimizer.state_dict()["param_groups"]  # as recipe and device ask for; the saved ones may differ
+            optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
+            for group, before in zip(optimizer.param_groups, saved["param_groups"], strict=True):
+                set_rate(group, float(before["lr"]))
         if state["scaler"]:  # empty of a run that was not in fp16 until now
             self.scaler.load_state_dict(state["scaler"])
         self.tally.load_state_dict(state["tally"])
-
-
-def build_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """What the recipe names; with Muon, SGD for the rest; every parameter in exactly one of them.
-
-    Muon is for matrices that mix channels: not for a depthwise kernel, which has one input channel.
-
-    Raises:
-        InputError: no parameter requires a gradient.
-    """
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    if not parameters:
-        raise InputError(f"{type(model).__name__} has no parameter that requires a gradient: there is nothing to train")
-    if recipe.optimizer == "adam":
-        return [torch.optim.AdamW(groups(parameters, recipe), recipe.learning_rate, weight_decay=recipe.weight_decay)]
-    by_muon = [p for p in parameters if recipe.optimizer == "muon" and p.ndim == 4 and p.size(1) > 1]
-    by_sgd = [p for p in parameters if all(p is not kernel for kernel in by_muon)]
-    sgd = torch.optim.SGD(
-        groups(by_sgd, recipe),
-        lr=recipe.learning_rate,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        nesterov=recipe.nesterov and recipe.momentum > 0,
-    )
-    if not by_muon:
-        return [sgd]
-    mirrored = {id(module.weight) for module in model.modules() if isinstance(module, MirroredConv2d)}
-    kernels = [
-        {"params": [p for p in by_muon if (id(p) in mirrored) == kind], "mirrored": kind} for kind in (False, True)
-    ]
-    kernels = [group for group in kernels if group["params"]]
-    return [sgd, Muon(kernels, recipe.muon_learning_rate, recipe.momentum, recipe.muon_weight_decay)]
-
-
-def groups(parameters: list[nn.Parameter], recipe: Recipe) -> list[dict]:
-    """The parameters as an optimiser's groups: a second one for batch norms and biases if they are not to decay."""
-    if recipe.decay_norms:
-        return [{"params": parameters}]
-    kernels = [p for p in parameters if p.ndim > 1]
-    vectors = [p for p in parameters if p.ndim <= 1]
-    return [{"params": kernels}, {"params": vectors, "weight_decay": 0.0}]
 
 
 def resize(images: Tensor, side: int) -> Tensor:
