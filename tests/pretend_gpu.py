@@ -199,8 +199,8 @@ def check_capturable(optimizer: torch.optim.Optimizer) -> None:
 
 
 @contextmanager
-def pretended_gpu(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int] = (7, 5)) -> Iterator[PretendedGPU]:
-    """Within the block torch says that there is a GPU: by default one like a T4, which trains in fp16."""
+def pretended_gpu() -> Iterator[PretendedGPU]:
+    """Within the block torch says that there is a GPU like a T4, which trains in fp16."""
     gpu = OnGPU.gpu = PretendedGPU()
     generator, autocast = torch.Generator, torch.autocast
 
@@ -210,20 +210,20 @@ def pretended_gpu(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int] =
             gpu.generators.append(made)
         return made
 
-    monkeypatch.setattr(torch, "Generator", new_generator)
-    monkeypatch.setattr(torch, "autocast", lambda kind, *args, **kwargs: autocast("cpu", *args, **kwargs))
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "a GPU that is not there")
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", PretendedGraph)
-    monkeypatch.setattr(torch.cuda, "graph", capture)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda: None)
-    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
-    for name in ("_cuda_graph_capture_health_check", "_accelerator_graph_capture_health_check"):  # as torch is new
-        monkeypatch.setattr(torch.optim.Optimizer, name, check_capturable, raising=False)
     torch.__future__.set_swap_module_params_on_conversion(True)
     try:
-        with gpu:
+        with pytest.MonkeyPatch.context() as patch, gpu:
+            patch.setattr(torch, "Generator", new_generator)
+            patch.setattr(torch, "autocast", lambda kind, *args, **kwargs: autocast("cpu", *args, **kwargs))
+            patch.setattr(torch.cuda, "is_available", lambda: True)
+            patch.setattr(torch.cuda, "get_device_capability", lambda device=None: (7, 5))
+            patch.setattr(torch.cuda, "get_device_name", lambda device=None: "a GPU that is not there")
+            patch.setattr(torch.cuda, "CUDAGraph", PretendedGraph)
+            patch.setattr(torch.cuda, "graph", capture)
+            patch.setattr(torch.cuda, "current_stream", lambda: None)
+            patch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+            for name in ("_cuda_graph_capture_health_check", "_accelerator_graph_capture_health_check"):  # older, newer
+                patch.setattr(torch.optim.Optimizer, name, check_capturable, raising=False)
             yield gpu
     finally:
         torch.__future__.set_swap_module_params_on_conversion(False)
