@@ -114,10 +114,19 @@ class PretendedGPU(TorchFunctionMode):
         leaves = tree_leaves((args, kwargs))
         if name != "copy_" and any(isinstance(x, Tensor) and not isinstance(x, OnGPU) and x.dim() for x in leaves):
             raise RuntimeError(f"{name}: Expected all tensors to be on the same device, but found cuda:0 and cpu!")
+        if name.startswith("_fused_"):
+            check_strides([x for x in args if isinstance(x, list | tuple) and x])
         ours = {id(x.inner): x for x in leaves if isinstance(x, OnGPU)}
         args, kwargs = tree_map(lambda x: x.inner if isinstance(x, OnGPU) else x, (args, kwargs))
         result = self.graph.record(function, args, kwargs) if self.graph else function(*args, **kwargs)
         return tree_map(lambda x: ours.get(id(x), OnGPU(x)) if isinstance(x, Tensor) else x, result)
+
+
+def check_strides(lists: list[list[Tensor]]) -> None:
+    """As the fused optimisers' own check: weight, gradient and state have to lie alike in memory."""
+    for same in zip(*(tensors for tensors in lists if tensors[0].dim()), strict=True):
+        strides = {tuple(s for s, n in zip(x.stride(), x.shape, strict=True) if n > 1) for x in same}
+        assert len(strides) == 1, f"fused: params, grads and states must have the same strides, not {strides}"
 
 
 @dataclass

@@ -47,3 +47,12 @@ def test_a_system_without_glibc_is_left_alone(monkeypatch):
 
     monkeypatch.setattr(ctypes, "CDLL", missing)
     assert not keep_freed_memory()
+
+
+def test_one_of_several_gpus_becomes_the_current_one(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch, "empty", lambda *_, device: None)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    assert pick_device("cuda:1") == torch.device("cuda:1")
+    assert pick_device("cuda") == torch.device("cuda")
+    assert chosen == [torch.device("cuda:1")]

@@ -167,3 +167,12 @@ def test_a_network_that_it_does_not_suit_learns_without_it_and_the_log_says_why(
     assert all(torch.equal(*pair) for pair in zip(*(model.parameters() for model in models), strict=True))
     assert "Mirror symmetry is not imposed: 3 takes 7200 values" in (tmp_path / "training.log").read_text()
     assert json.loads((tmp_path / "run.json").read_text())["recipe"]["mirror_symmetric"] is False
+
+
+def test_gradients_stay_as_they_lie_in_memory():
+    """A GPU's fused optimisers ask for weights and gradients alike."""
+    model = symmetric("s7").to(memory_format=torch.channels_last)
+    F.cross_entropy(model(some_images()), torch.arange(4)).backward()
+    before = [parameter.grad.stride() for parameter in model.parameters()]
+    MirrorSymmetry(model).average_gradients()
+    assert [parameter.grad.stride() for parameter in model.parameters()] == before

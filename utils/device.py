@@ -25,7 +25,10 @@ def pick_device(name: str = "auto") -> torch.device:
         if torch.device(name).type not in ("cpu", "cuda", "mps"):
             raise RuntimeError("known are cpu, cuda and mps")
         torch.empty(1, device=name)
-        return torch.device(name)
+        device = torch.device(name)
+        if device.type == "cuda" and device.index is not None:
+            torch.cuda.set_device(device)  # the one of several on which CUDA graphs are made
+        return device
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"device {name!r} cannot be used here ({one_line(error)}); try --device cpu") from error
 

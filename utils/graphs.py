@@ -74,7 +74,11 @@ class Graphed:
             self.possible = False
             self.graphs.clear()
             self.failed()
-            warnings.warn(f"training goes on without CUDA graphs, slower: {one_line(error)}", stacklevel=2)
+            warnings.warn(
+                f"training goes on without CUDA graphs, slower: {one_line(error)} (cuda_graphs=False in the "
+                "recipe spares it the attempt)",
+                stacklevel=2,
+            )
 
 
 def drawn_on_cpu() -> tuple:

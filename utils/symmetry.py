@@ -58,7 +58,7 @@ class MirrorSymmetry:
         gradients = (gradients + gradients.index_select(0, self.places)) / 2  # lerp would not be the same both ways
         for parameter, symmetric in zip(self.parameters, gradients.split(self.sizes), strict=True):
             if parameter.grad is not None:
-                parameter.grad = symmetric.view_as(parameter)
+                parameter.grad.copy_(symmetric.view_as(parameter))  # in its place, channels last if it was
 
 
 def asymmetry(model: nn.Module) -> str:
