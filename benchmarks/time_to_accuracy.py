@@ -45,11 +45,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--as-it-is", action="store_true", help="keep a recipe's float32 and its image-by-image policy")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "time", help="where the runs are kept")
     parsed = parser.parse_args(arguments)
-    pairs = [pair(text) for text in parsed.runs]
+    pairs = {text: pair(text) for text in parsed.runs}
     data = load_cifar10(parsed.data)
-    curves = {name: [] for name in parsed.runs}
+    curves = {name: [] for name in pairs}
     for seed in range(parsed.seeds):
-        for name, (model, recipe) in zip(parsed.runs, pairs, strict=True):
+        for name, (model, recipe) in pairs.items():
             recipe = RECIPES[recipe]
             if not parsed.as_it_is:
                 recipe = replace(recipe, precision="auto", per_image=False)
@@ -61,8 +61,8 @@ def main(arguments: list[str] | None = None) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    for (model, recipe), histories in zip(pairs, curves.values(), strict=True):
-        for seed, history in enumerate(histories):
+    for name, (model, recipe) in pairs.items():
+        for seed, history in enumerate(curves[name]):
             writer.writerows([model, recipe, seed, *(record[c] for c in COLUMNS[3:])] for record in history)
     name = f"time_to_accuracy{of_data(data)}"
     write(ROOT / "benchmarks" / "results" / f"{name}.csv", text.getvalue().encode())
@@ -91,30 +91,20 @@ def run(model_name: str, recipe, seed: int, data: ImageData, target: float, fold
 def summary(curves: dict[str, list[list[dict]]], target: float) -> list[tuple]:
     """The printed table, heading first: seconds to the target over the seeds that got there."""
     rows = [("run", f"at {target:g} %", "median s", "least", "most", "epochs", "ratio to the first")]
-    first = None
+    medians = []
     for name, histories in curves.items():
         firsts = [next((r for r in history if r["test_accuracy"] >= target), None) for history in histories]
         firsts = [record for record in firsts if record]  # a run may have gone on beyond
         there = f"{len(firsts)} of {len(histories)} seeds"
+        seconds = [record["seconds"] for record in firsts]
+        medians.append(statistics.median(seconds) if seconds else None)
         if not firsts:
             rows.append((name, there, "-", "-", "-", "-", "-"))
             continue
-        seconds = [record["seconds"] for record in firsts]
-        middle = statistics.median(seconds)
-        first = first or middle
         epochs = sorted({record["epoch"] for record in firsts})
         spread = f"{epochs[0]}" if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}"
-        rows.append(
-            (
-                name,
-                there,
-                f"{middle:.0f}",
-                f"{min(seconds):.0f}",
-                f"{max(seconds):.0f}",
-                spread,
-                f"{middle / first:.1f}",
-            )
-        )
+        ratio = f"{medians[-1] / medians[0]:.1f}" if medians[0] else "-"
+        rows.append((name, there, f"{medians[-1]:.0f}", f"{min(seconds):.0f}", f"{max(seconds):.0f}", spread, ratio))
     return rows
 
 

@@ -7,6 +7,7 @@ history, checkpoints) in utils/runs.py; what stops a run that has gone wrong in 
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -75,6 +76,7 @@ def fit(
         TrainingError: the loss is not finite, the network learns nothing, memory runs out, a loader's worker dies, or
             the end of the run cannot be saved. The last good checkpoint stays.
     """
+    started = time.monotonic()
     check_seed(seed)
     if until is not None and not isfinite(until):
         raise InputError(f"until={until} is no accuracy")
@@ -88,7 +90,7 @@ def fit(
     check_symmetry(model, recipe)
     trainer = Trainer(model, recipe, pick_device(device))
     data = data.to(trainer.device)
-    with Run(out, trainer, data, seed, until, policy, origin(model)) as run, explained(trainer):
+    with Run(out, trainer, data, seed, until, policy, origin(model), started) as run, explained(trainer):
         run.begin(resume)
         model.learned_from = learned_from(model, data.train)
         if recipe.sides != asked.sides:

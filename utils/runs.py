@@ -49,6 +49,7 @@ class Run:
         until: the test accuracy (percent) that ends the run early, or None.
         policy: the caller's own policy, or None: the recipe's.
         first_weights: where the model's weights are from.
+        started: by `time.monotonic()`; None: now.
 
     Raises:
         InputError: the folder cannot be written, or another process is at it.
@@ -63,6 +64,7 @@ class Run:
         until: float | None = None,
         policy: A.Compose | None = None,
         first_weights: str = AS_BUILT,
+        started: float | None = None,
     ):
         self.folder = None if folder is None else Path(folder)
         self.trainer = trainer
@@ -74,7 +76,8 @@ class Run:
         self.history: list[dict] = []
         self.hardware: list[str] = []  # on which it trained; several, if it was resumed elsewhere
         self.spent = 0.0  # seconds, before this process
-        self.started = self.saved = time.monotonic()  # which no setting of the clock moves
+        self.saved = time.monotonic()  # which no setting of the clock moves
+        self.started = self.saved if started is None else started
         self.begun = False
         self.not_saved: OSError | None = None
         self.resources = ExitStack()
