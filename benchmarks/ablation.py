@@ -35,6 +35,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.program import program
 from benchmarks.readme import markdown, of_data, put_into
 from utils import RECIPES, InputError, Recipe, build_model, load_cifar10
+from utils.engine import suited
 from utils.errors import lookup
 from utils.files import write
 from utils.models.blocks import Residual
@@ -75,20 +76,24 @@ ASKED = ("without flip", "without shift-scale-rotate", "without coarse dropout")
 COLUMNS = ("change", "validation_accuracy", "deviation", "seeds", "cost", "standard_error")
 
 
-def variants(recipe: Recipe) -> dict[str, Recipe]:
+def variants(recipe: Recipe, model: nn.Module) -> dict[str, Recipe]:
     """The recipe as it is ("nothing" changed), without each ingredient that it has, and with each that it has not.
 
-    All show the network as many pixels, give or take half an epoch: one of larger images has fewer epochs.
+    What the network cannot have, such as images too small for it, counts as no ingredient. All show it as many pixels,
+    give or take half an epoch: one of larger images has fewer epochs.
     """
+    recipe = suited(recipe, model)
     found = {"nothing": recipe}
     for name, change in WITHOUT.items():
         changed = replace(recipe, **change)
+        if set(changed.sides) == set(recipe.sides):  # all its images are large already
+            changed = replace(changed, sides=recipe.sides)
         if all(getattr(recipe, field) == value for field, value in SEEN.get(name, {}).items()) and changed != recipe:
             epochs = round(recipe.epochs * pixels(recipe) / pixels(changed)) or 1
             said = "" if epochs == recipe.epochs else f" ({epochs} epochs, as many pixels)"
             found[f"without {name}{said}"] = replace(changed, epochs=epochs)
-        elif name in WITH:
-            found[f"with {name}"] = replace(recipe, **WITH[name])
+        elif name in WITH and suited(changed := replace(recipe, **WITH[name]), model) == changed:
+            found[f"with {name}"] = changed
     return found
 
 
@@ -168,7 +173,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--width", type=float, help="of the network: a narrow one takes less time")
     parser.add_argument("--recipe", default="strong")
     parser.add_argument("--epochs", type=int, default=12, help="fewer than the recipe has (default: 12)")
-    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0 on")
+    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0 on; of a change with more, all count")
     parser.add_argument("--validation", type=int, default=5000, help="training images held out (default: 5000)")
     parser.add_argument(
         "--only", nargs="+", metavar="CHANGE", help="besides the whole recipe, train these only: without-flip, ..."
@@ -181,6 +186,7 @@ def main(arguments: list[str] | None = None) -> None:
     whole = load_cifar10(parsed.data)
     data = whole.hold_out(parsed.validation)
     width = {} if parsed.width is None else {"width": parsed.width}
+    model = build_model(parsed.model, **width)
     network = "-".join([parsed.model, *(f"{value:g}" for value in width.values())])
     title = f"{network}-{parsed.recipe}-{parsed.epochs}"
     folder = parsed.runs / title
@@ -190,11 +196,12 @@ def main(arguments: list[str] | None = None) -> None:
         run = (parsed.model, data, variant)
         kept = {"out": folder / folder_of(name), "change": change} | width
         trains = not parsed.no_training and folder_of(name) in asked
-        seeds = parsed.seeds if trains else min(parsed.seeds, finished_seeds(*run, **kept))
+        finished = finished_seeds(*run, **kept)
+        seeds = max(parsed.seeds, finished) if trains else finished
         return repeat(*run, seeds, **kept) if seeds else None
 
-    changes = {name: (variant, unchanged) for name, variant in variants(recipe).items()}
-    if any(isinstance(module, Residual) for module in build_model(parsed.model).modules()):
+    changes = {name: (variant, unchanged) for name, variant in variants(recipe, model).items()}
+    if any(isinstance(module, Residual) for module in model.modules()):
         changes[RESIDUALS] = recipe, without_residuals
     folders = {folder_of(name): name for name in changes}
     asked = folders if parsed.only is None else ["nothing", *parsed.only]

@@ -28,7 +28,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.program import program
 from benchmarks.readme import markdown, of_data, put_into
 from benchmarks.systems import RESULTS as SYSTEM_RUNS
-from utils import RECIPES, ImageData, Recipe, build_model, load_cifar10
+from utils import RECIPES, ImageData, InputError, Recipe, build_model, load_cifar10
 from utils.errors import lookup
 from utils.files import write
 from utils.measured import read_runs
@@ -184,6 +184,8 @@ def main(arguments: list[str] | None = None) -> None:
         family_point(model, width, data, recipes[recipe], parsed.seeds, parsed.runs, not parsed.no_training)
         for model, recipe, width in wanted
     ]
+    if not any(families):
+        raise InputError(f"{parsed.runs} has no finished run of these: name another --runs, or leave out --no-training")
     points = [*filter(None, families), *system_points(), *PUBLISHED]
     print(as_table(rows(points)))
     if everything:

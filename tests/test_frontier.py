@@ -65,16 +65,17 @@ def test_one_seed_is_no_verdict():
 
 def test_only_what_a_recipe_has_is_left_out_and_what_it_has_not_put_in():
     recipe = Recipe("r", epochs=2, optimizer="muon", crop=0, label_smoothing=0.0, sides=(24, 32))
-    names = ablation.variants(recipe)
+    model = build_model("s7")
+    names = ablation.variants(recipe, model)
     assert names["nothing"] == recipe
     assert names["without Muon (SGD instead)"].optimizer == "sgd"
     assert names["with random crop"] == replace(recipe, crop=2)
     assert not {"without random crop", "without label smoothing", "with label smoothing"} & set(names)
-    cropped = ablation.variants(names["with random crop"])
+    cropped = ablation.variants(names["with random crop"], model)
     assert cropped["without random crop"] == recipe and "with random crop" not in cropped
     assert recipe not in list(names.values())[1:]
     assert all(variant.epochs == 2 for variant in names.values())
-    of_a_system = ablation.variants(RECIPES["experiment2"])  # Adam, and a rate that does not fall
+    of_a_system = ablation.variants(RECIPES["experiment2"], model)  # Adam, and a rate that does not fall
     assert not any("Muon" in name for name in of_a_system)
     assert "without cosine" not in of_a_system and of_a_system["with cosine"].schedule == "cosine"
 
@@ -83,8 +84,21 @@ def test_larger_images_get_fewer_epochs():
     """24, 24, 28 and 32 pixels a side have 740 on average, 32 have 1,024: 12 epochs are worth 8.7."""
     recipe = Recipe("r", epochs=12, sides=(24, 24, 28, 32))
     whole_images = replace(recipe, epochs=9, sides=(32,))
-    assert ablation.variants(recipe)["without small images first (9 epochs, as many pixels)"] == whole_images
-    assert ablation.variants(replace(recipe, epochs=1, sides=(8,)))["without small images first"].epochs == 1
+    model = build_model("s7")
+    assert ablation.variants(recipe, model)["without small images first (9 epochs, as many pixels)"] == whole_images
+    tiny = replace(recipe, epochs=1, sides=(8,))
+    assert ablation.variants(tiny, model)["without small images first"].epochs == 1
+
+
+def test_what_a_network_cannot_have_is_no_ingredient():
+    recipe = Recipe("r", epochs=12, sides=(24, 24, 28, 32), mirror_symmetric=True)
+    of_s7 = set(ablation.variants(recipe, build_model("s7")))
+    assert "without mirror symmetry" in of_s7
+    mirrored = ablation.variants(recipe, build_model("s7_mirror"))  # it is symmetric by itself
+    assert set(mirrored) == of_s7 - {"without mirror symmetry"}
+    dilated = ablation.variants(recipe, build_model("s7_dilated"))  # it takes no smaller images than 32 pixels
+    assert dilated["nothing"].sides == (32,) * 4
+    assert not any("small images" in name for name in dilated)
 
 
 def test_without_residuals_nothing_is_added():
@@ -137,10 +151,18 @@ def test_the_ablation_looks_at_validation_images_and_goes_on(tmp_path, monkeypat
     monkeypatch.setattr("utils.trainer.Trainer.train", lambda *_: pytest.fail("it was trained again"))
     assert ablation.main(command) == 0
     shutil.rmtree(tmp_path / "runs" / "s7-0.25-tiny-1" / "without-flip")
+    runs = tmp_path / "runs" / "s7-0.25-tiny-1" / "nothing"
+    record = (runs / "seed0" / "run.json").read_text()
+    (runs / "seed1").mkdir()
+    (runs / "seed1" / "run.json").write_text(record.replace('"seed": 0', '"seed": 1'))
     capsys.readouterr()
-    assert ablation.main([*command, "--seeds", "9", "--no-training"]) == 0  # one of the nine is there
+    assert ablation.main([*command, "--no-training"]) == 0  # of "nothing" two seeds count, though one was asked for
     shown = capsys.readouterr().out
     assert "random crop" in shown and "flip" not in shown
+    seeds = {
+        line.split("  ")[0]: line.split()[-4] for line in shown.splitlines() if line.startswith(("nothing", "with"))
+    }
+    assert seeds["nothing"] == "2", shown
 
 
 @pytest.fixture
@@ -201,6 +223,15 @@ def test_without_training_there_is_what_was_trained(tiny_recipe, tiny, tmp_path,
     assert frontier.main([*command, "--runs", str(tmp_path)]) == 0
     shown = capsys.readouterr().out
     assert "s7, width 0.25" in shown and "s7, width 0.5" not in shown and "s7, width 1" not in shown
+
+
+def test_without_training_and_without_runs_nothing_is_overwritten(tiny_recipe, tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(frontier, "MODELS", {"s7": "tiny"})
+    monkeypatch.setattr(frontier, "BESIDES", ())
+    monkeypatch.setattr(frontier, "load_cifar10", lambda _: tiny)
+    assert frontier.main(["--runs", str(tmp_path), "--no-training"]) == 2
+    assert "has no finished run of these" in capsys.readouterr().err
+    assert results_of(tmp_path) == []
 
 
 def test_of_width_one_the_table_of_seeds_py_is_enough_if_it_is_of_this_recipe_and_data(tiny, tmp_path, monkeypatch):

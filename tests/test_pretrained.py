@@ -2,15 +2,20 @@
 
 import json
 import os
+import re
+from dataclasses import replace
 
 import pytest
 import torch
 
-from utils.checkpoint import load_model
-from utils.data import load_cifar10
+from benchmarks import ship
+from utils.checkpoint import load_checkpoint, load_model
+from utils.data import JPEG_COPY, ImageData, load_cifar10
+from utils.engine import fit
 from utils.errors import InputError
 from utils.evaluation import evaluate
 from utils.models import build_model, pretrained
+from utils.recipes import RECIPES, Recipe
 
 LARGEST = 1_000_000  # bytes
 
@@ -89,3 +94,62 @@ def test_the_name_of_weights_stands_for_a_checkpoint(two_weights):
 def test_what_does_not_ship_is_said(two_weights, call, says):
     with pytest.raises(InputError, match=says):
         call()
+
+
+@pytest.fixture
+def finished(tmp_path, tiny, monkeypatch):
+    """The folder of a run of `s7` under a recipe "tiny", as if the data were CIFAR-10; weights ship elsewhere."""
+    recipe = Recipe("tiny", epochs=1, batch_size=40, sides=(16,))
+    monkeypatch.setitem(RECIPES, "tiny", recipe)
+    monkeypatch.setattr(pretrained, "FOLDER", tmp_path / "weights")
+    monkeypatch.setattr(ship, "FOLDER", tmp_path / "weights")
+    (tmp_path / "weights").mkdir()
+    fit(build_model("s7", classes=10), replace_classes(tiny), recipe, out=tmp_path / "run")
+    change(tmp_path / "run", data={"name": JPEG_COPY, "train_images": 50_000, "test_images": 10_000})
+    return tmp_path / "run"
+
+
+def replace_classes(data):
+    """The data with ten classes, of which three occur."""
+    names = tuple("abcdefghij")
+    return ImageData(replace(data.train, classes=names), replace(data.test, classes=names))
+
+
+def change(folder, **parts) -> None:
+    path = folder / "run.json"
+    run = json.loads(path.read_text())
+    path.write_text(
+        json.dumps({key: value | parts.get(key, {}) if key in parts else value for key, value in run.items()})
+    )
+
+
+def test_a_finished_run_ships(finished, capsys):
+    assert ship.main([str(finished)]) == 0
+    assert "% of the test images" in capsys.readouterr().out
+    trained = load_checkpoint(finished / "last.pt")["weights"]
+    shipped = build_model("s7", pretrained="tiny").state_dict()
+    assert all(torch.equal(shipped[name], trained[name]) for name in trained)
+
+
+@pytest.mark.parametrize(
+    ("parts", "says"),
+    [
+        ({"results": {"epochs": 0}}, "only 0 epochs are done"),
+        ({"model_arguments": {"width": 0.375}}, "another model_arguments"),
+        ({"recipe": {"flip": 0.25}}, r"another recipe \(flip: 0.25 then, 0.5 now\)"),
+        ({"data": {"name": "tiny colours"}}, "all of CIFAR-10"),
+        ({"data": {"train_images": 45_000}}, "all of CIFAR-10"),
+        ({"results": {"test_evaluations": 0}}, "was tested on it"),
+    ],
+)
+def test_a_run_that_is_not_what_its_name_says_does_not_ship(finished, capsys, parts, says):
+    change(finished, **parts)
+    assert ship.main([str(finished)]) == 2
+    assert re.search(says, capsys.readouterr().err)
+    assert list(pretrained.FOLDER.iterdir()) == []
+
+
+def test_a_run_without_its_record_does_not_ship(finished, capsys):
+    (finished / "run.json").unlink()
+    assert ship.main([str(finished)]) == 2
+    assert "no run.json there" in capsys.readouterr().err
