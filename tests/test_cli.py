@@ -1,9 +1,11 @@
 """The command line, as a user types it; most tests call `main` in this process, which is the same path."""
 
 import json
+import os
 import subprocess
 import sys
 
+import onnx
 import pytest
 from PIL import Image
 
@@ -95,6 +97,13 @@ def test_export_writes_a_file_that_answers_alike(run, tmp_path, capsys):
     assert main(["export", str(run / "last.pt"), "--data", "digits", "--out", str(tmp_path / "net.onnx")]) == 0
     assert "on 360 test images" in capsys.readouterr().out
     assert (tmp_path / "net.onnx").stat().st_size > 100_000
+
+
+def test_export_names_what_the_network_answers_whatever_it_is_compared_on(tmp_path, capsys):
+    assert main(["export", "s7-fast", "--data", "digits", "--out", str(tmp_path / "net.onnx")]) == 0
+    assert "WARNING: trained on CIFAR-10, JPEG copy, tested on embedded digits" in capsys.readouterr().err
+    facts = {p.key: json.loads(p.value) for p in onnx.load(tmp_path / "net.onnx").metadata_props}
+    assert facts["classes"][:2] == ["airplane", "automobile"]
 
 
 def test_train_leaves_the_test_images_alone_if_told_to_validate(tmp_path, capsys):
@@ -392,3 +401,16 @@ def test_a_file_that_audit_cannot_use_is_answered_in_one_line(text, says, tmp_pa
 
 def test_a_checkpoint_takes_no_arguments(run, capsys):
     assert "leave --args away" in refused(["audit", str(run / "best.pt"), "--args", '{"classes": 3}'], capsys)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere file names are Unicode")
+def test_a_file_whose_name_is_no_unicode_is_a_picture_too(run, tmp_path):
+    name = os.fsdecode(b"caf\xe9.png")
+    Image.new("RGB", (32, 32), "white").save(tmp_path / name)
+    command = [sys.executable, "-m", "utils", "predict", str(run / "last.pt"), str(tmp_path / name)]
+    environment = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run(
+        [*command, "--figure", str(tmp_path / "out.png")], env=environment, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "caf\ufffd.png: ".encode() in done.stdout

@@ -30,9 +30,14 @@ def test_every_network_is_exported_and_answers_alike(name, tiny, tmp_path):
 
 
 def test_the_file_says_what_its_input_and_output_are(tiny, tmp_path, network):
-    export_onnx(network, tmp_path / "net.onnx", tiny.test, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
-    facts = {p.key: json.loads(p.value) for p in onnx.load(tmp_path / "net.onnx").metadata_props}
-    assert facts == {"classes": ["red", "green", "blue"], "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
+    def facts() -> dict:
+        return {p.key: json.loads(p.value) for p in onnx.load(tmp_path / "net.onnx").metadata_props}
+
+    export_onnx(network, tmp_path / "net.onnx", tiny.test)
+    third = [0.33, 0.33, 0.33]
+    assert facts() == {"classes": ["red", "green", "blue"], "mean": third, "std": third}
+    export_onnx(network, tmp_path / "net.onnx", tiny.test, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), ("cat", "dog", "bird"))
+    assert facts() == {"classes": ["cat", "dog", "bird"], "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
 
 
 def test_answers_that_differ_leave_no_file(tiny, tmp_path, network, monkeypatch):

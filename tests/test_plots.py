@@ -152,3 +152,10 @@ def test_repeats_are_counted_by_tenths_of_a_point_beside_mean_and_bar():
 def test_a_history_without_an_epoch_is_refused():
     with pytest.raises(InputError, match="no epoch is complete yet"):
         plots.curves([], "S7Net", "tiny colours")
+
+
+def test_of_a_long_name_the_end_is_shown():
+    picture = torch.zeros(3, 32, 32, dtype=torch.uint8)
+    figure = plots.predictions([picture], [f"{'long' * 20}.png"], torch.tensor([[0.1, 0.9]]), ("x", "y"))
+    title = figure.axes[0].get_title()
+    assert title.startswith("...") and title.endswith("long.png") and len(title) == 28

@@ -42,3 +42,10 @@ def test_what_is_no_picture_is_refused(tmp_path, content):
         path.write_bytes(content)
     with pytest.raises(InputError, match=r"picture\.png: (no such picture|not a picture)"):
         load_picture(path)
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_a_picture_of_more_than_8_bits_is_refused_instead_of_clipped(tmp_path, mode):
+    Image.new(mode, (40, 40), 300).save(tmp_path / "deep.tiff")
+    with pytest.raises(InputError, match=rf"deep\.tiff: mode {mode}.*, expected 8-bit colours"):
+        load_picture(tmp_path / "deep.tiff")

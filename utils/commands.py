@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import sys
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -98,12 +99,18 @@ def repeat_command(arguments: argparse.Namespace) -> int:
     return 0 if runs.reached == arguments.seeds else 1
 
 
-def evaluate_command(arguments: argparse.Namespace) -> int:
-    model, checkpoint = load_model(arguments.checkpoint)
+def data_of(arguments: argparse.Namespace, checkpoint: dict) -> ImageData:
+    """The data that a trained network is tried on; a warning if it is not what it has learned."""
     data = load_cifar10(arguments.data)
     trained_on = checkpoint["data"]["name"]
     if trained_on != data.name:
         print(f"WARNING: trained on {trained_on}, tested on {data.name}", file=sys.stderr)
+    return data
+
+
+def evaluate_command(arguments: argparse.Namespace) -> int:
+    model, checkpoint = load_model(arguments.checkpoint)
+    data = data_of(arguments, checkpoint)
     test = replace(data.test, mean=tuple(checkpoint["mean"]), std=tuple(checkpoint["std"]))  # as it has learned
     result = evaluate(model, test)
     print(result)
@@ -118,15 +125,16 @@ def predict_command(arguments: argparse.Namespace) -> int:
     pictures = torch.stack([load_picture(path) for path in arguments.pictures])
     probabilities = predict(model, pictures, checkpoint["mean"], checkpoint["std"])
     classes = checkpoint["classes"]
+    names = [os.fsencode(path).decode(errors="replace") for path in arguments.pictures]  # some are no Unicode
     print(f"Trained on {checkpoint['data']['name']}")
-    for path, row in zip(arguments.pictures, probabilities, strict=True):
+    for name, row in zip(names, probabilities, strict=True):
         best = row.topk(min(3, len(classes)))
         answers = (
             f"{classes[k]} {100 * p:.1f} %" for p, k in zip(best.values.tolist(), best.indices.tolist(), strict=True)
         )
-        print(f"{path}: {', '.join(answers)}")
+        print(f"{name}: {', '.join(answers)}")
     if arguments.figure:
-        figure = plots.predictions(pictures, arguments.pictures, probabilities, classes)
+        figure = plots.predictions(pictures, names, probabilities, classes)
         try:
             figure.savefig(arguments.figure)
         except (OSError, ValueError) as error:  # ValueError: an ending that matplotlib cannot write
@@ -136,9 +144,9 @@ def predict_command(arguments: argparse.Namespace) -> int:
 
 def export_command(arguments: argparse.Namespace) -> int:
     model, checkpoint = load_model(arguments.checkpoint)
-    data = load_cifar10(arguments.data)
+    data = data_of(arguments, checkpoint)
     out = arguments.out or Path(arguments.checkpoint).with_suffix(".onnx")
-    difference = export_onnx(model, out, data.test, checkpoint["mean"], checkpoint["std"])
+    difference = export_onnx(model, out, data.test, *(checkpoint[fact] for fact in ("mean", "std", "classes")))
     print(
         f"{out} was written: on {len(data.test):,} test images ({data.name}) ONNX Runtime gives the same answers, and "
         f"logits that differ by at most {difference:.1e}"

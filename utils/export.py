@@ -26,6 +26,7 @@ def export_onnx(
     split: Split,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    classes: Sequence[str] | None = None,
 ) -> float:
     """Writes `model` to the ONNX file `path`, if ONNX Runtime answers like it on every image of `split`.
 
@@ -34,8 +35,9 @@ def export_onnx(
 
     Args:
         model: stays as it is; exported in evaluation mode and float32.
-        split: images and class names; must fit the model.
+        split: images that fit the model.
         mean, std: what the model's images are normalised with; by default the split's.
+        classes: the names of what the model answers; by default the split's.
 
     Returns:
         The greatest difference between two logits, torch's and ONNX Runtime's.
@@ -45,10 +47,11 @@ def export_onnx(
             cannot be written; nothing is left of it.
     """
     mean, std = tuple(mean or split.mean), tuple(std or split.std)
+    facts = {"classes": list(classes or split.classes), "mean": list(mean), "std": list(std)}
     device = next(model.parameters()).device
     try:
         with evaluating(model.to("cpu")):
-            content = onnx_file(model, split, mean, std)
+            content = onnx_file(model, tuple(split.images.shape[1:]), facts)
             difference = check_answers(model, content, split, mean, std)
     finally:
         model.to(device)
@@ -59,9 +62,9 @@ def export_onnx(
     return difference
 
 
-def onnx_file(model: nn.Module, split: Split, mean: Sequence[float], std: Sequence[float]) -> bytes:
-    """The content of the ONNX file."""
-    two = torch.zeros(2, *split.images.shape[1:])  # of one image, the exporter would conclude that N is always 1
+def onnx_file(model: nn.Module, shape: tuple[int, ...], facts: dict[str, list]) -> bytes:
+    """The content of the ONNX file, for images (channels, height, width) and with these metadata."""
+    two = torch.zeros(2, *shape)  # of one image, the exporter would conclude that N is always 1
     try:
         program = torch.onnx.export(
             model,
@@ -75,7 +78,6 @@ def onnx_file(model: nn.Module, split: Split, mean: Sequence[float], std: Sequen
     except Exception as error:  # of the many kinds that torch's exporter raises
         raise InputError(f"{type(model).__name__} cannot be exported to ONNX: {one_line(error)}") from error
     graph = program.model_proto
-    facts = {"classes": list(split.classes), "mean": list(mean), "std": list(std)}
     onnx.helper.set_model_props(graph, {key: json.dumps(value) for key, value in facts.items()})
     return graph.SerializeToString()
 

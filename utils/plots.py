@@ -40,6 +40,8 @@ __all__ = [
     "stacked_bar",
 ]
 
+LONGEST = 28  # characters of a picture's name that fit over it
+
 
 def samples(split: Split, per_class: int = 8) -> Figure:
     """The first `per_class` images of every class, one class a row."""
@@ -147,13 +149,14 @@ def predictions(
 
     Args:
         pictures: uint8 (3, H, W) each.
-        names: one a picture.
+        names: one a picture; of a long one, the end is shown.
         probabilities: float (N, classes).
     """
     figure = Figure(figsize=(6.4, 1.7 * len(pictures) + 0.3), dpi=DPI, layout="constrained")
     axes = figure.subplots(len(pictures), 2, width_ratios=(1, 3), squeeze=False)
     for (left, right), picture, name, row in zip(axes, pictures, names, probabilities, strict=True):
         left.imshow(pixels(picture))
+        name = name if len(name) <= LONGEST else f"...{name[3 - LONGEST :]}"
         left.set_title(name.replace("$", r"\$"), fontsize=8)  # of a file: no formula
         left.axis("off")
         best = row.argsort(descending=True, stable=True)[:top].tolist()
@@ -176,7 +179,7 @@ def receptive_field(
 
     Args:
         model: any network that takes the split's images; it stays as it is.
-        names: of modules; by default the network's own children that leave a map.
+        names: of modules; by default the network's own children that leave a map, or what comes nearest to blocks.
         index: of the image that is shown.
     """
     fields = effective_fields(model, split, names, images)

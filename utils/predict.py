@@ -15,7 +15,7 @@ from utils.arrays import check_size
 from utils.device import autocast, pick_precision
 from utils.errors import InputError
 from utils.evaluation import evaluating, normalize
-from utils.pictures import FORMATS
+from utils.pictures import FORMATS, MODES
 
 LARGEST_FILE = 50_000_000  # bytes
 
@@ -24,7 +24,7 @@ def load_picture(path: str | Path, side: int = 32) -> Tensor:
     """A picture file as uint8 (3, side, side): the middle square of it, scaled. Transparent parts become white.
 
     Raises:
-        InputError: the file is missing, too large, or not a picture in one of the usual formats.
+        InputError: the file is missing, too large, or not a picture in one of the usual formats and kinds of pixels.
     """
     path = Path(path)
     if not path.is_file():
@@ -34,7 +34,11 @@ def load_picture(path: str | Path, side: int = 32) -> Tensor:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=FORMATS) as opened:
+                if opened.mode not in MODES:
+                    raise InputError(f"{path}: mode {opened.mode}, expected 8-bit colours; convert it to RGB first")
                 picture = ImageOps.exif_transpose(opened).convert("RGBA")
+    except InputError:
+        raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise InputError(f"{path}: more than {Image.MAX_IMAGE_PIXELS:,} pixels; scale it down first") from error
     except Exception as error:  # PIL's many readers raise as many kinds of exception on broken bytes
