@@ -364,3 +364,13 @@ def test_another_image_size_is_taken():
     report = audit(chain(conv(stride=2), conv()), input_shape=(3, 64, 48))
     assert report.layers[0].output == (3, 32, 24)
     assert report.receptive_field_with_average == (5 + 31 * 2 + 2, 5 + 23 * 2 + 2)
+
+
+def test_a_compiled_network_runs_as_it_was_written():
+    def compiler(graph, images):
+        pytest.fail("the audit was compiled")
+
+    plain = audit(build_model("s7"))
+    compiled = audit(torch.compile(build_model("s7"), backend=compiler))
+    assert [row.passed for row in compiled.requirements] == [row.passed for row in plain.requirements]
+    assert compiled.receptive_field == plain.receptive_field

@@ -119,3 +119,18 @@ def test_the_picture_s_scale_shows_the_whole_square(split):
     square = figure.axes[3].patches[0]
     assert left <= square.get_x()
     assert square.get_x() + square.get_width() <= right
+
+
+def test_of_an_only_child_its_children_are_shown(split):
+    network = nn.Sequential(chain(conv(), conv(stride=2)))
+    assert [field.name for field in effective_fields(network, split)] == ["0.0", "0.1"]
+
+
+def test_of_many_modules_the_last_at_each_size_are_shown(split):
+    network = chain(*(conv() for _ in range(6)), conv(stride=2), *(nn.ReLU() for _ in range(3)))
+    assert [field.name for field in effective_fields(network, split)] == ["5", "9"]
+
+
+def test_a_network_without_a_map_is_refused(split):
+    with pytest.raises(InputError, match="no module of Sequential leaves a map"):
+        effective_fields(nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 3)), split)

@@ -67,6 +67,13 @@ def test_the_fill_after_to_float_counts_pixels_as_0_to_1():
     assert augment(A.Compose([A.ToFloat(max_value=255), *parts[:3]])).passed
 
 
+def test_normalize_after_to_float_counts_pixels_as_0_to_1_too():
+    normalized = [A.ToFloat(max_value=255), A.Normalize(MEAN, STD, max_pixel_value=1.0)]
+    assert augment(A.Compose([*normalized, *policy(fill=0.0).transforms[:3]])).passed
+    wrong = augment(A.Compose([*normalized, *policy(fill=MEAN).transforms[:3]]))
+    assert "not the mean (0, 0, 0)" in wrong.measured
+
+
 @pytest.mark.filterwarnings("ignore:ShiftScaleRotate is a special case of Affine")
 def test_shift_scale_rotate_by_its_name_and_nested_transforms_are_found():
     parts = policy(move=A.ShiftScaleRotate()).transforms
@@ -267,6 +274,18 @@ def test_training_mode_left_on_is_found_in_the_answers(data, monkeypatch):
 def test_a_result_that_the_network_cannot_repeat_is_named(right, data):
     result = evaluate(right, data.test, "fp32")
     assert "the network cannot repeat it" in judged(torch.nn.Linear(5, 3), data, result)[0].measured
+
+
+def test_a_network_that_views_its_map_can_be_asked_again(data):
+    class Viewing(Brightest):
+        def forward(self, images):
+            return super().forward(images.view(len(images), -1).view(images.shape))
+
+    with torch.no_grad():
+        pixels = normalize(data.test.images, data.test.mean, data.test.std).contiguous()
+        answers = Viewing()(pixels).softmax(1)
+    on, _ = judged(Viewing(), data, Evaluation(data.test, answers, 0.1))
+    assert "repeat" not in on.measured and "other answers" not in on.measured
 
 
 def run_folder(folder, claimed: float, accuracies=(70.0, 91.0, 90.0)):

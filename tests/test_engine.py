@@ -153,6 +153,14 @@ def test_a_policy_that_normalises_otherwise_than_the_test_is_refused(network, ti
         fit(network, tiny, recipe, policy=A.Compose([A.HorizontalFlip(), *normalize]))
 
 
+def test_a_policy_that_normalises_floats_is_not_refused(tiny, recipe):
+    floats = A.Compose([A.ToFloat(255), A.Normalize(tiny.mean, tiny.std, max_pixel_value=1.0)])
+    whole = A.Compose([A.Normalize(tiny.mean, tiny.std)])
+    recipe = replace(recipe, per_image=True, workers=0)
+    one, other = (fit(tiny_network(), tiny, recipe, policy=policy) for policy in (floats, whole))
+    assert one[-1]["train_loss"] == pytest.approx(other[-1]["train_loss"], rel=1e-3)
+
+
 def test_a_policy_of_ones_own_is_used(network, tiny, recipe):
     black = A.Compose([A.CoarseDropout((1, 1), (32, 32), (32, 32), fill=0, p=1), A.Normalize(tiny.mean, tiny.std)])
     with pytest.raises(TrainingError, match=r"all the images of a batch were the same in epoch 1, at step 0"):

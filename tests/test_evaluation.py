@@ -138,6 +138,19 @@ def test_an_image_that_the_network_cannot_take_is_refused(tiny):
         check_fit(unpadded, tiny.test)
 
 
+def test_a_network_that_cannot_view_a_map_as_it_comes_in_training_is_refused_at_once(tiny):
+    class Viewing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.linear = nn.Conv2d(3, 4, 3, stride=8), nn.Linear(4 * 4 * 4, 3)
+
+        def forward(self, images):
+            return self.linear(self.conv(images).view(len(images), -1))
+
+    with pytest.raises(InputError, match=r"Viewing cannot take an image of \(3, 32, 32\): view .* Use .reshape"):
+        check_fit(Viewing(), tiny.test)
+
+
 def test_training_images_are_not_let_through_as_a_test_set(tiny, recipe, tmp_path):
     network = build_model("s7", classes=3)
     fit(network, tiny, replace(recipe, epochs=1), out=tmp_path)

@@ -39,7 +39,7 @@ from utils.evaluation import Evaluation
 from utils.models import model_name
 from utils.recipes import Recipe
 from utils.tables import as_html, as_table
-from utils.trace import copied, random_states_kept, record
+from utils.trace import copied, random_states_kept, record, uncompiled
 
 __all__ = ["MAX_PARAMETERS", "MIN_RECEPTIVE_FIELD", "Report", "Requirement", "audit"]
 
@@ -143,7 +143,7 @@ def audit(
     if len(shape) != 3 or not all(isinstance(n, int) and n > 0 for n in shape):
         raise InputError(f"input_shape must be channels, height, width, got {input_shape!r}")
     training = (augment_row(recipe, data), *result_rows(model, data, result, run))
-    with random_states_kept():
+    with random_states_kept(), uncompiled():
         try:
             network, anatomy, sick = run_copy(model, shape)
         except Exception as error:  # whatever a network may raise: it is reported, not passed on

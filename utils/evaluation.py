@@ -197,7 +197,8 @@ def check_fit(model: nn.Module, split: Split) -> None:
 def answer_shape(model: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of the model's answer to one black image (channels, height, width), in evaluation mode."""
     with evaluating(model):
-        answer = model(torch.zeros(1, *shape, device=next(model.parameters()).device))
+        image = torch.zeros(1, *shape, device=next(model.parameters()).device)
+        answer = model(image.contiguous(memory_format=torch.channels_last))  # as they come in training and test
     if not isinstance(answer, Tensor):
         raise TypeError(f"its answer is a {type(answer).__name__}, not a tensor of logits")
     return tuple(answer.shape)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import copy
 import random
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, is_dataclass
 from typing import Any
 
@@ -75,6 +76,12 @@ def random_states_kept() -> Iterator[None]:
     finally:
         random.setstate(python)
         np.random.set_state(numbers)  # noqa: NPY002
+
+
+def uncompiled() -> AbstractContextManager:
+    """Within the block, networks that `torch.compile` has taken run as they were written: it would compile us too."""
+    compiles = "torch._dynamo" in sys.modules  # which takes seconds to import
+    return torch.compiler.set_stance("force_eager") if compiles else nullcontext()
 
 
 def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:

@@ -160,16 +160,22 @@ def check_normalized(policy: A.Compose, mean: Sequence[float], std: Sequence[flo
     Raises:
         InputError: it does not normalise once, by `mean` and `std` (0..1 units, to the second decimal).
     """
-    steps = [t for t in policy.transforms if isinstance(t, A.Normalize)]
-    by = [normalized_by(t) for t in steps if t.normalization == "standard"]
+    steps = [(at, t) for at, t in enumerate(policy.transforms) if isinstance(t, A.Normalize)]
+    by = [normalized_by(t, full_scale(policy.transforms[:at])) for at, t in steps if t.normalization == "standard"]
     if len(by) != 1 or not np.allclose(by[0], (mean, std), rtol=0, atol=0.01):
         mean, std = (tuple(round(v, 4) for v in values) for values in (mean, std))
         raise InputError(f"the policy has to normalise as the test does: with A.Normalize(mean={mean}, std={std})")
 
 
-def normalized_by(normalize: A.Normalize) -> np.ndarray:
-    """Mean and std (2, 3), in 0..1 units of uint8 images, of a standard Normalize."""
-    return np.array([normalize.mean, normalize.std]) * normalize.max_pixel_value / 255
+def normalized_by(normalize: A.Normalize, full: float) -> np.ndarray:
+    """Mean and std (2, 3), in 0..1 units, of a standard Normalize that gets pixels of 0..`full`."""
+    return np.array([normalize.mean, normalize.std]) * normalize.max_pixel_value / full
+
+
+def full_scale(before: Sequence[A.BasicTransform]) -> float:
+    """The largest value of a pixel that comes out of `before`: 255, or 1 after ToFloat."""
+    largest = [255 / (t.max_value or 255) for t in before if isinstance(t, A.ToFloat)]
+    return largest[-1] if largest else 255
 
 
 class PerImage(Dataset):

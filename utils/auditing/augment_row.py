@@ -12,7 +12,7 @@ from utils.data import ImageData
 from utils.engine import recipe_policy
 from utils.errors import InputError
 from utils.recipes import Recipe
-from utils.transforms import normalized_by
+from utils.transforms import full_scale, normalized_by
 
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)  # of the 50,000 training images, pixels counted as 0..1
 CIFAR10_STD = (0.2470, 0.2435, 0.2616)
@@ -136,15 +136,14 @@ def spread(bounds: tuple[float, float]) -> str:
 
 def units(before: list[A.BasicTransform], mean: np.ndarray, std: np.ndarray) -> tuple[np.ndarray, float, str]:
     """What the data's mean is to a transform that comes after `before`, the tolerance, and the pixels' units."""
-    for transform in before:
+    for at, transform in enumerate(before):
         if isinstance(transform, A.Normalize):
             if getattr(transform, "normalization", "standard") != "standard":
                 return np.zeros(3), 0.1, "after Normalize"
-            its_mean, its_std = normalized_by(transform)
+            its_mean, its_std = normalized_by(transform, full_scale(before[:at]))
             return (mean - its_mean) / its_std, 0.1, "after Normalize"
-        if isinstance(transform, A.ToFloat):
-            return mean, 0.012, "in 0..1"
-    return 255 * mean, 3.0, "in 0..255"
+    full = full_scale(before)
+    return full * mean, 0.012 * full, f"in 0..{full:g}"
 
 
 def fill_fault(fill, expected: np.ndarray, tolerance: float, unit: str) -> str | None:

@@ -19,9 +19,10 @@ from utils.auditing.layouts import SIDES
 from utils.data import Split
 from utils.errors import InputError
 from utils.evaluation import normalize
-from utils.trace import copied, random_states_kept, record
+from utils.trace import copied, random_states_kept, record, uncompiled
 
 BATCH = 50  # images at a time
+MOST = 8  # modules that are shown unless they are named
 
 
 @dataclass(frozen=True)
@@ -63,37 +64,72 @@ def effective_fields(
     Args:
         model: takes float32 (N, 3, H, W) like the split's images.
         split: the first `images` of it are used, normalised, not augmented.
-        names: dotted names of modules; by default the network's own children that leave a map.
+        names: dotted names of modules; by default as in `stages`.
 
     Raises:
         InputError: the network has no such module, or the module leaves no map.
     """
     shape = tuple(split.images.shape[1:])
-    with random_states_kept():
+    with random_states_kept(), uncompiled():
         network = copied(model).cpu().float().eval().requires_grad_(False)
         with torch.no_grad():
             anatomy = Anatomy(record(network, torch.ones(1, *shape)), shape)
-        modules = dict(network.named_modules())
-        outputs: dict[str, Tensor] = {}
-        for name in names or [name for name, _ in network.named_children()]:
-            if name not in modules:
-                raise InputError(f"the network has no module {name!r}; it has {', '.join(filter(None, modules))}")
-            modules[name].register_forward_hook(
-                lambda module, inputs, output, name=name: outputs.update({name: output})
-            )
+        names = names or stages(network, shape)
+        outputs = outputs_of(network, names)
         gradients: dict[str, Tensor] = {}
         chosen = split.images[:images].cpu()
         for batch in chosen.split(BATCH):
             pixels = normalize(batch, split.mean, split.std).requires_grad_()
             network(pixels)
             maps = {name: output for name, output in outputs.items() if is_map(output)}
-            if names is not None and len(maps) < len(names):
+            if len(maps) < len(names):
                 raise InputError(f"{', '.join(n for n in names if n not in maps)}: no map of positions comes out")
             for name, output in maps.items():
                 middle = output[..., output.shape[2] // 2, output.shape[3] // 2].sum()
                 (gradient,) = torch.autograd.grad(middle, pixels, retain_graph=True)
                 gradients[name] = gradients.get(name, 0) + gradient.abs().sum((0, 1)) / len(chosen)
-    return [EffectiveField(name, spans(anatomy, name), gradients[name]) for name in names or gradients]
+    return [EffectiveField(name, spans(anatomy, name), gradients[name]) for name in names]
+
+
+def outputs_of(network: nn.Module, names: Sequence[str]) -> dict[str, object]:
+    """A dictionary in which the network, whenever it runs, leaves the outputs of the modules of these names.
+
+    Raises:
+        InputError: the network has no such module.
+    """
+    modules, outputs = dict(network.named_modules()), {}
+    for name in names:
+        if name not in modules:
+            raise InputError(f"the network has no module {name!r}; it has {', '.join(filter(None, modules))}")
+        modules[name].register_forward_hook(lambda module, inputs, output, name=name: outputs.update({name: output}))
+    return outputs
+
+
+def stages(network: nn.Module, shape: tuple[int, ...]) -> list[str]:
+    """The names of the network's children that leave a map; of an only child, those of its own children.
+
+    Of more than 8, the last at each size of the map.
+
+    Args:
+        network: a copy, which gets hooks.
+        shape: channels, height, width of an image.
+
+    Raises:
+        InputError: there are none.
+    """
+    parent, prefix = network, ""
+    while len(children := dict(parent.named_children())) == 1:
+        ((name, parent),) = children.items()
+        prefix += f"{name}."
+    outputs = outputs_of(network, [prefix + name for name in children])
+    with torch.no_grad():
+        network(torch.ones(1, *shape))
+    maps = {name: tuple(output.shape[2:]) for name, output in outputs.items() if is_map(output)}
+    if len(maps) > MOST:
+        maps = {name: size for size, name in {size: name for name, size in maps.items()}.items()}
+    if not maps:
+        raise InputError(f"no module of {type(network).__name__} leaves a map of positions that could be shown")
+    return list(maps)
 
 
 def is_map(output) -> bool:

@@ -111,7 +111,8 @@ def predictions(model: nn.Module, split: Split, training: bool) -> Tensor:
     network = copied(model).cpu().float().train(training)
     answers = []
     for images in split.images.cpu().split(EVALUATION_BATCH):
-        answers.append(network(normalize(images, split.mean, split.std)).argmax(1))
+        pixels = normalize(images, split.mean, split.std).contiguous()  # a `view` may not take channels last
+        answers.append(network(pixels).argmax(1))
     return torch.cat(answers)
 
 
