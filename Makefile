@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/installed
 .PHONY: help run test lint notebook results systems drawings badge clean
 
 help: ## what can be made
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(INSTALLED) ## run notebooks/S7.ipynb; the executed notebook and an HTML page go to out/
 	$(BIN)/python notebooks/run.py notebooks/S7.ipynb --out out
@@ -28,7 +28,7 @@ notebook: $(INSTALLED) ## run S7.ipynb (or NOTEBOOK=compare) and keep the output
 results: $(INSTALLED) ## train the default recipe with 20 seeds; CSV and README table (resumable, hours on two cores)
 	$(BIN)/python benchmarks/seeds.py --seeds 20
 
-systems: $(INSTALLED) ## train the five systems and ours, in full (resumable, hours); CSV and records
+systems: $(INSTALLED) ## train the five systems and ours, in full (resumable, hours), but for what is kept; README tables
 	$(BIN)/python benchmarks/systems.py
 
 drawings: $(INSTALLED) ## draw every network into images/ (needs Graphviz's program dot)

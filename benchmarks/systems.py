@@ -2,6 +2,7 @@
 
     python benchmarks/systems.py                             # everything: hours on two cores
     python benchmarks/systems.py --models residual --under own
+    python benchmarks/systems.py --results runs/mine         # anew, on your data and machine, beside what is kept
 
 Four kinds of run:
 - own: the system's recipe to its full length, one seed. For time's sake on the batched policy and in the device's
@@ -14,7 +15,8 @@ Four kinds of run:
 
 Runs are kept under runs/systems and resumed: after a stop, the same command goes on where it was. Each finished run's
 history.csv and run.json go to benchmarks/results/systems/, where notebooks/compare.ipynb reads them; the README gets
-its tables anew.
+its tables anew. What is there already is not measured again; with `--results`, results go to a folder of your own, and
+the tables are printed.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ def recipe_for(model_name: str, kind: str) -> Recipe | None:
     return replace(own, epochs=1) if kind == "as_it_ran" else replace(own, precision="auto", per_image=False)
 
 
-def run(model_name: str, kind: str, recipe: Recipe, seed: int, data: ImageData, runs: Path) -> None:
+def run(model_name: str, kind: str, recipe: Recipe, seed: int, data: ImageData, runs: Path, results: Path) -> None:
     """Trains one network, unless its result is there already, and puts its history and record into the results.
 
     Raises:
@@ -61,7 +63,7 @@ def run(model_name: str, kind: str, recipe: Recipe, seed: int, data: ImageData, 
     """
     name = f"{model_name}-{kind}-seed{seed}"
     model = build_model(model_name, seed=seed)
-    kept = RESULTS / f"{name}.json"
+    kept = results / f"{name}.json"
     if kept.exists():
         asked = identity(model, suited(recipe, model), data, seed)
         must_agree(kept, read_record(kept), asked)
@@ -71,14 +73,14 @@ def run(model_name: str, kind: str, recipe: Recipe, seed: int, data: ImageData, 
     record = json.loads((runs / name / "run.json").read_text(encoding="utf-8"))
     # What system 000 took for its test accuracy. The weights are the last epoch's, after a resumed run as well.
     record["accuracy_on_training_images"] = evaluate(model, data.train).accuracy
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    write(RESULTS / f"{name}.csv", (runs / name / "history.csv").read_bytes())
+    results.mkdir(parents=True, exist_ok=True)
+    write(results / f"{name}.csv", (runs / name / "history.csv").read_bytes())
     write(kept, (json.dumps(record, indent=2) + "\n").encode())
 
 
-def tables() -> str:
+def tables(results: Path) -> str:
     """What the README shows of the results: what was measured on each network, how soon ours is, and on what."""
-    runs = read_runs(RESULTS)
+    runs = read_runs(results)
     theirs_and_ours = (markdown(measured_rows(runs, MODELS)), markdown(ours_against_theirs(runs)))
     return "\n\n".join([*theirs_and_ours, f"Data, machine: {'. '.join(sources(runs))}."])
 
@@ -90,6 +92,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--under", nargs="+", default=list(SEEDS), metavar="KIND", help=", ".join(SEEDS))
     parser.add_argument("--data", default="auto")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "systems", help="where the runs are kept")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where records go (default: the repository's)")
     parsed = parser.parse_args(arguments)
     for name in parsed.models:
         lookup(dict.fromkeys(MODELS), name, "model")
@@ -100,8 +103,12 @@ def main(arguments: list[str] | None = None) -> None:
         for name in parsed.models:
             recipe = recipe_for(name, kind)
             for seed in range(SEEDS[kind] if recipe else 0):
-                run(name, kind, recipe, seed, data, parsed.runs)
-    put_into(ROOT / "README.md", "systems", tables())
+                run(name, kind, recipe, seed, data, parsed.runs, parsed.results)
+    shown = tables(parsed.results)
+    if parsed.results == RESULTS:
+        put_into(ROOT / "README.md", "systems", shown)
+    else:
+        print(shown)
 
 
 if __name__ == "__main__":

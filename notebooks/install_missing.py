@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -32,8 +33,17 @@ def is_met(requirement: Requirement) -> bool:
     return requirement.name in KEEP or requirement.specifier.contains(installed, prereleases=True)
 
 
+def kept() -> list[str]:
+    """For pip: what must stay as it is, whatever else is installed; a missing torchvision has to fit the torch here."""
+    found = []
+    for name in KEEP:
+        with suppress(PackageNotFoundError):
+            found.append(f"{name}=={version(name)}")
+    return found
+
+
 if __name__ == "__main__":
     wanted = missing(REQUIREMENTS.read_text(encoding="utf-8"))
     if wanted:
         print("installing", *wanted)
-        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *wanted], check=True)
+        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *wanted, *kept()], check=True)

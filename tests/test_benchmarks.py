@@ -168,6 +168,12 @@ def test_a_measured_run_is_kept_and_not_repeated(tmp_path, monkeypatch, capsys):
     readme = (tmp_path / "README.md").read_text()
     assert "| experiment2 | - | - | - | - | - | - |" in readme and hardware in readme
 
+    capsys.readouterr()
+    assert systems.main([*arguments, "--results", str(tmp_path / "mine")]) == 0  # goes on from the run, which is ended
+    assert "| experiment2 | - | - |" in capsys.readouterr().out
+    assert read_runs(tmp_path / "mine").keys() == read_runs(tmp_path / "results").keys()
+    assert (tmp_path / "README.md").read_text() == readme
+
     monkeypatch.setattr(systems, "fit", None)  # whoever calls it fails
     assert systems.main(arguments) == 0
     assert systems.main([*arguments, "--under", "slow"]) == 2

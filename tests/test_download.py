@@ -1,5 +1,6 @@
 """utils/download.py against loopback servers that misbehave in every way seen in the wild."""
 
+import errno
 import hashlib
 import socket
 import threading
@@ -266,6 +267,25 @@ def test_a_destination_that_cannot_be_written_is_named(tmp_path, mirror):
     (tmp_path / "occupied").write_text("a file where the folder should be")
     with pytest.raises(InputError, match=r"cannot write .*occupied.*file.bin.part"):
         get(tmp_path / "occupied", mirror(whole))
+
+
+def test_without_a_network_a_destination_that_cannot_be_written_does_not_matter(tmp_path):
+    (tmp_path / "occupied").write_text("a file where the folder should be")
+    with pytest.raises(NoNetwork, match=r"no network, and .*file.bin.part cannot be written"):
+        get(tmp_path / "occupied", refusing_url())
+
+
+@pytest.mark.parametrize("error", [NotImplementedError(), OSError(errno.ENOLCK, "no locks available")])
+def test_a_file_system_without_locks_will_do(tmp_path, mirror, monkeypatch, error):
+    monkeypatch.setattr(FileLock, "acquire", raising(error))
+    assert get(tmp_path, mirror(whole)).read_bytes() == BODY
+
+
+def raising(error):
+    def acquire(*arguments, **options):
+        raise error
+
+    return acquire
 
 
 def test_one_process_waits_for_the_other_and_takes_what_it_fetched(tmp_path, mirror):

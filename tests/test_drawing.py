@@ -188,6 +188,26 @@ def test_what_runs_between_layers_is_written_into_the_layer_before():
     assert "ReLU BN dropout 0.1" in text_of(label(node))
 
 
+def test_what_runs_behind_a_view_of_a_shared_result_has_its_own_box():
+    def gated(self, x):
+        y = self.a(x)
+        gate = torch.sigmoid(y.view(y.shape))
+        return self.b(F.relu(y)) * gate
+
+    boxes = {node.name: node for node in read(Network(gated, a=conv(), b=conv()), IMAGE)}
+    assert "sigmoid" not in boxes["a"].then
+    assert boxes["sigmoid"].inputs == [boxes["a"]]
+
+
+def test_a_name_with_a_colon_is_no_port_of_graphviz():
+    network = nn.Sequential()
+    network.add_module("a:b", conv())
+    network.add_module("c", conv())
+    drawn = draw(network).source
+    assert '"a.b" -> c' in drawn or '"a.b" -> "c"' in drawn
+    assert "a:b" not in drawn.replace("<b>a:b</b>", "")
+
+
 def test_a_network_of_functions_alone():
     weight = nn.Parameter(torch.zeros(8, 3, 5, 5))
     model = Network(

@@ -199,6 +199,13 @@ def test_class_names_in_the_metadata_of_parquet_are_used(tmp_path, cache):
     assert read(tmp_path / "p", cache, progress=False).classes == ("no", "yes")
 
 
+def test_parquet_files_with_other_class_names_are_refused(tmp_path, cache):
+    for split, classes in (("train", ["cat", "dog", "frog"]), ("test", ["cat", "frog"])):
+        write_parquet(tmp_path / "p", split, [encode(random_pictures(1)[0])], [1], classes=classes)
+    with pytest.raises(InputError, match=r"train.* has the classes cat, dog, frog, and .*test.* has cat, frog"):
+        read(tmp_path / "p", cache, progress=False)
+
+
 # What cannot be used
 
 
@@ -338,6 +345,17 @@ def test_changed_parquet_is_decoded_anew(parquet, cache, ten):
     ten["test"] = (random_pictures(10), ten["test"][1])
     write_parquet(parquet, "test", [encode(p) for p in ten["test"][0]], ten["test"][1])
     assert_same_pixels(read(parquet, cache, progress=False), ten)
+
+
+def test_another_folder_with_the_same_names_sizes_and_times_is_decoded_for_itself(tmp_path, cache):
+    for name in ("one", "two"):
+        for split in ("train", "test"):
+            folder = tmp_path / name / split / "cat"
+            folder.mkdir(parents=True)
+            Image.fromarray(random_pictures(1)[0]).save(folder / "0.bmp")
+            os.utime(folder / "0.bmp", (0, 0))
+    one, two = (read(tmp_path / name, cache, progress=False) for name in ("one", "two"))
+    assert not (one.train_images == two.train_images).all()
 
 
 @pytest.mark.parametrize("change", ["a file's time", "a file's name", "one file less"])

@@ -1,16 +1,19 @@
 """Many seeds, and what follows from them."""
 
 import csv
+import functools
 import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from utils import RECIPES, InputError, build_model
-from utils.models import parameter_count
-from utils.records import identity, with_defaults
+from utils.data import ImageData
+from utils.models import MODELS, parameter_count
+from utils.records import identity, must_agree, with_defaults
 from utils.repeat import Repeats, repeat
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
@@ -101,9 +104,36 @@ def test_of_a_run_that_has_ended_its_record_is_enough(tiny, recipe, tmp_path, mo
     record = json.loads((tmp_path / "seed0" / "run.json").read_text())
     record["results"]["epochs"] -= 1  # stopped before its end, and the checkpoint lost
     (tmp_path / "seed0" / "run.json").write_text(json.dumps(record))
-    monkeypatch.setattr("utils.trainer.Trainer.train", no_training)
-    with pytest.raises(pytest.fail.Exception, match="trained again"):
+    with pytest.raises(InputError, match="seed0 holds results, but no checkpoint to go on from"):
         repeat("s7", tiny, recipe, 1, tmp_path)
+
+
+def test_results_of_a_network_or_of_data_that_have_been_changed_since_are_refused(tiny, recipe, tmp_path, monkeypatch):
+    def repeated(data=tiny):
+        return repeat("s7", data, replace(recipe, epochs=1), 1, tmp_path, width=0.25)
+
+    repeated()
+    relabelled = replace(tiny.test, labels=tiny.test.labels.flip(0))
+    with pytest.raises(InputError, match="another content"):
+        repeated(ImageData(tiny.train, relabelled))
+    as_it_was = MODELS["s7"]
+
+    @functools.wraps(as_it_was)
+    def edited(**arguments):
+        model = as_it_was(**arguments)
+        model.c3[1][0][0].dilation = model.c3[1][0][0].padding = (1, 1)
+        return model
+
+    monkeypatch.setitem(MODELS, "s7", edited)
+    with pytest.raises(InputError, match=r"another network \(torch .* then, torch .* now\)"):
+        repeated()
+    path = (
+        tmp_path / "seed0" / "run.json"
+    )  # an older version said nothing of either, and another torch traces otherwise
+    kept = json.loads(path.read_text())
+    for network in (None, "torch 2.0: 0123456789abcdef"):
+        path.write_text(json.dumps(kept | {"network": network}))
+        assert repeated().accuracies
 
 
 def test_it_goes_on_where_the_network_cannot_take_the_recipe_s_smallest_pictures(tiny, recipe, tmp_path, monkeypatch):
@@ -140,14 +170,22 @@ def test_the_record_of_another_run_is_refused(tiny, recipe, tmp_path):
         repeat("s7", tiny, recipe, 1, tmp_path)
 
 
+def of_record(record: dict) -> SimpleNamespace:
+    """Stands for the data of a run of which the record alone is there."""
+    images = torch.empty(0, 3, 32, 32)
+    return SimpleNamespace(
+        train=SimpleNamespace(images=images), to_dict=lambda: record["data"], digest=record.get("content")
+    )
+
+
 @pytest.mark.parametrize("path", KEPT, ids=lambda path: f"{path.parent.parent.name}-{path.parent.name}")
 def test_the_records_in_the_repository_are_of_its_networks_and_recipes(path):
     """Who changes a network or a recipe has to measure again."""
     record = with_defaults(json.loads(path.read_text()))
     model = build_model(record["model"], **record["model_arguments"])
     recipe = RECIPES[record["recipe"]["name"]]
-    now = identity(model, recipe, SimpleNamespace(to_dict=lambda: record["data"]), record["seed"])
+    now = identity(model, recipe, of_record(record), record["seed"])
     assert record["results"]["epochs"] == recipe.epochs
-    assert {key: record[key] for key in now} == json.loads(json.dumps(now))
+    must_agree(path, record, now)
     assert record["parameters"] == parameter_count(model)
     assert f"seed{record['seed']}" == path.parent.name

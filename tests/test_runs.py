@@ -3,12 +3,14 @@
 import csv
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
+import albumentations as A
 import pytest
 import torch
 from conftest import tiny_network, tiny_split
 
-from utils.checkpoint import load_checkpoint, load_model
+from utils.checkpoint import load_checkpoint, load_model, write_checkpoint
 from utils.data import ImageData, fingerprints
 from utils.engine import fit
 from utils.errors import InputError
@@ -94,6 +96,50 @@ def test_results_without_a_checkpoint_to_go_on_from_are_not_overwritten_either(r
     with pytest.raises(InputError, match="holds a run already"):
         fit(tiny_network(), tiny, recipe, seed=5, out=run[0])
     assert new_folder(run[0]) != run[0]
+
+
+def test_results_are_not_wiped_when_there_is_nothing_to_resume(run, tiny, recipe):
+    for name in ("last.pt", "previous.pt"):
+        (run[0] / name).unlink()
+    before = {p.name: p.read_bytes() for p in run[0].iterdir()}
+    with pytest.raises(InputError, match="holds results, but no checkpoint to go on from"):
+        fit(tiny_network(), tiny, recipe, seed=5, out=run[0], resume=True)
+    assert {p.name: p.read_bytes() for p in run[0].iterdir()} == before
+
+
+def test_a_best_epoch_that_could_not_be_saved_is_not_taken_for_saved(tiny, recipe, tmp_path, monkeypatch):
+    refusals = iter([True])
+
+    def failing_once(*arguments, **options):
+        if next(refusals, False):
+            raise OSError("disk full")
+        write_checkpoint(*arguments, **options)
+
+    monkeypatch.setattr("utils.runs.write_checkpoint", failing_once)
+    accuracies = iter([90.0, 70.0, 80.0])
+    monkeypatch.setattr(
+        "utils.engine.evaluate", lambda *_, **__: SimpleNamespace(loss=1.0, accuracy=next(accuracies), report="")
+    )
+    monkeypatch.setattr("utils.engine.check_learning", lambda *_: None)
+    fit(tiny_network(), tiny, recipe, out=tmp_path)
+    assert load_checkpoint(tmp_path / "best.pt")["history"][-1]["test_accuracy"] == 80
+
+
+def test_a_policy_with_a_function_in_it_is_the_same_in_another_process(tiny, recipe, tmp_path):
+    def policy():
+        return A.Compose([A.Lambda(image=lambda image, **_: image, name="nothing"), A.Normalize(tiny.mean, tiny.std)])
+
+    recipe = replace(recipe, per_image=True, workers=0)
+    fit(tiny_network(), tiny, recipe, out=tmp_path, policy=policy(), until=0.0)
+    history = fit(tiny_network(), tiny, recipe, out=tmp_path, policy=policy(), resume=True)
+    assert len(history) == recipe.epochs
+
+
+def test_a_run_goes_on_with_its_own_data_only(tiny, recipe, tmp_path):
+    fit(tiny_network(), tiny, recipe, out=tmp_path, until=0.0)
+    other = tiny_split(96, "train", seed=7)
+    with pytest.raises(InputError, match="another content"):
+        fit(tiny_network(), ImageData(other, tiny.test), recipe, out=tmp_path, resume=True)
 
 
 def test_looking_at_a_finished_run_leaves_its_record_as_it_was(run, tiny, recipe):

@@ -93,14 +93,18 @@ def read(model: nn.Module, input_shape: Sequence[int]) -> list[Node]:
     nodes = [Node("input", "end", "", "input", [], tuple(input_shape))]
     box = {IMAGE: nodes[0]}  # of each operation
     taken = {"input", "output"}
+    shared = set()  # operations, such as a view, whose result is one that others take too
     for operation in operations:
         inputs = [box[source] for source in operation.inputs]
         kind, text, details = describe(operation)
-        if kind == "operation" and len(inputs) == 1 and (not text or users[operation.inputs[0]] == 1):
+        alone = len(inputs) == 1 and users[operation.inputs[0]] == 1 and operation.inputs[0] not in shared
+        if kind == "operation" and len(inputs) == 1 and (not text or alone):
+            if not alone:
+                shared.add(operation.index)
             inputs[0].then += [text] if text else []
             box[operation.index] = inputs[0]
             continue
-        name = unique(operation.module or operation.function, taken)
+        name = unique((operation.module or operation.function).replace(":", "."), taken)  # Graphviz: a:b is a port
         shown = [detail for detail in details if detail]
         nodes.append(Node(name, kind, operation.module, text, shown, operation.shape[1:], inputs))
         box[operation.index] = nodes[-1]

@@ -6,10 +6,12 @@ not. The notebook's data section starts here.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import sys
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import platformdirs
@@ -192,6 +194,15 @@ class ImageData:
 
         return ImageData(part(order[count:], "train"), part(order[:count], "validation"))
 
+    @cached_property
+    def digest(self) -> str:
+        """Stands for all images, labels and class names: data with another digest are other data."""
+        content = hashlib.sha256(repr(self.classes).encode())
+        for split in (self.train, self.test):
+            for numbers in (fingerprints(split.images), split.labels.cpu()):
+                content.update(numbers.numpy().tobytes())
+        return f"fingerprints: {content.hexdigest()[:16]}"
+
     def to_dict(self) -> dict[str, str | int]:
         """What a run's record keeps: {"name", "provenance", "train_images", "test_images"}."""
         return {
@@ -225,6 +236,7 @@ def load_cifar10(source: str | Path = "auto", cache: str | Path | None = None, v
         InputError: the source cannot be used, or the network is there and still no mirror delivers.
     """
     cache = Path(cache or os.environ.get("S7_CACHE") or platformdirs.user_cache_path("s7-cifar10", appauthor=False))
+    cache = cache.expanduser()
     arrays = _first_found(cache, verbose) if source == "auto" else _named(source, cache, verbose)
     data = _as_image_data(arrays)
     if verbose:

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from utils import mirror
 from utils.errors import InputError
+from utils.files import NO_LOCKS
 from utils.mirror import Answer, CutOff, Failed, Head, NotContinued, Pace, TooSlow, Unreachable
 
 OFFLINE_SECONDS = 25.0  # to find that none can be reached, all mirrors together
@@ -70,8 +71,12 @@ def fetch(
             if not _is_whole(destination, md5):  # another process may have fetched it meanwhile
                 _fetch_part(urls, _Download(part, md5, size, timeout, progress))
                 part.replace(destination)
-    except (OSError, NotImplementedError) as error:  # the latter from a file system without locks
-        raise InputError(f"cannot write {part} ({error}); free some space, or choose another folder") from error
+    except OSError as error:
+        if not any(_reachable(url, len(urls)) for url in urls):
+            raise NoNetwork(f"no network, and {part} cannot be written ({error})") from error
+        raise InputError(
+            f"cannot write {part} ({error}); free some space, or name another folder: cache=, or $S7_CACHE"
+        ) from error
     return destination
 
 
@@ -96,12 +101,29 @@ def _turn(part: Path, seconds: float, progress: bool) -> Iterator[None]:
             if progress and not patience:
                 print(f"waiting for another process that is downloading {part.stem}", file=sys.stderr)
             patience = seconds
+        except (NotImplementedError, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in NO_LOCKS:
+                raise
+            break  # as some network drives: without a lock rather than not at all
     try:
         yield
     finally:
         if part.exists() and not part.stat().st_size:
             part.unlink()
         lock.release()
+
+
+def _check_reachable(url: str, mirrors: int) -> None:
+    """Raises `Unreachable`, in time for all of so many mirrors."""
+    mirror.check_reachable(url, min(mirror.CONNECT_SECONDS, OFFLINE_SECONDS / mirrors))
+
+
+def _reachable(url: str, mirrors: int) -> bool:
+    try:
+        _check_reachable(url, mirrors)
+    except Unreachable:
+        return False
+    return True
 
 
 def _fetch_part(urls: Sequence[str], download: _Download) -> None:
@@ -113,7 +135,7 @@ def _fetch_part(urls: Sequence[str], download: _Download) -> None:
         url, slowest = waiting.pop(0)
         host = urlsplit(url).netloc
         try:
-            mirror.check_reachable(url, min(mirror.CONNECT_SECONDS, OFFLINE_SECONDS / len(urls)))
+            _check_reachable(url, len(urls))
             return download.complete(url, slowest if waiting else SLOWEST_OF_ALL)
         except Failed as failure:
             failures[url] = failure

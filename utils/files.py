@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
+
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)  # of a file system that has none
 
 
 def write(path: Path, content: bytes, keep: str | None = None) -> None:
@@ -17,13 +20,25 @@ def write(path: Path, content: bytes, keep: str | None = None) -> None:
     """
     aside = path.with_name(path.name + ".part")
     try:
-        aside.write_bytes(content)
+        with open(aside, "wb") as file:
+            file.write(content)
+            file.flush()
+            sync(file.fileno())
         if keep is not None and path.exists():
             os.replace(path, path.with_name(keep))
         os.replace(aside, path)
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
+
+
+def sync(descriptor: int) -> None:
+    """Waits until a file's content is on the disk: a power cut could leave its new name, and nothing under it."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):  # of a drive that knows no such thing
+            raise
 
 
 def runs_folder() -> Path:

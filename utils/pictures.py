@@ -70,9 +70,8 @@ def read_parquet(folder: Path, cache: Path, progress: bool) -> Arrays:
 
     def decode() -> Arrays:
         train, test = ([row for file in files[split] for row in _parquet_rows(file)] for split in SPLITS)
-        return _decode(
-            train, test, _class_names(files["train"][0]), "Parquet in the layout of uoft-cs/cifar10", progress
-        )
+        classes = _class_names([file for split in SPLITS for file in files[split]])
+        return _decode(train, test, classes, "Parquet in the layout of uoft-cs/cifar10", progress)
 
     arrays = cached(cache, sha256, decode)
     return arrays._replace(provenance=JPEG_COPY_PROVENANCE) if sha256 == JPEG_COPY_SHA256 else arrays
@@ -125,8 +124,24 @@ def _check_claims(file: Path, metadata: pq.FileMetaData) -> None:
             )
 
 
-def _class_names(file: Path) -> tuple[str, ...]:
-    """The names that Hugging Face's `datasets` keeps in the metadata; CIFAR-10's where there are none."""
+def _class_names(files: list[Path]) -> tuple[str, ...]:
+    """The names that Hugging Face's `datasets` keeps in the metadata of the files; CIFAR-10's where there are none.
+
+    Raises:
+        InputError: two files name their classes differently.
+    """
+    names = {names: file for file in reversed(files) if (names := _names_in(file))}
+    if len(names) > 1:
+        first, second = list(names.items())[-2:][::-1]
+        raise InputError(
+            f"{first[1]} has the classes {', '.join(first[0])}, and {second[1]} has {', '.join(second[0])}: write both "
+            "with the same ones, in one order"
+        )
+    return next(iter(names), CIFAR10_CLASSES)
+
+
+def _names_in(file: Path) -> tuple[str, ...] | None:
+    """The class names in a file's metadata; None if it has none."""
     with _open_parquet(file) as parquet:
         metadata = parquet.schema_arrow.metadata or {}
     try:
@@ -135,7 +150,7 @@ def _class_names(file: Path) -> tuple[str, ...]:
             return tuple(names)
     except (KeyError, TypeError, ValueError, RecursionError):
         pass
-    return CIFAR10_CLASSES
+    return None
 
 
 @contextmanager
@@ -163,10 +178,9 @@ def read_folders(path: Path, cache: Path, progress: bool) -> Arrays:
         split: [(label, file) for label, name in enumerate(classes) for file in _picture_files(path / split / name)]
         for split in SPLITS
     }
-    # 60,000 files are slow to read: the same names, sizes and times are taken for the same pictures.
-    stamps = [
-        (split, classes[label], file.name, *_size_and_time(file)) for split in SPLITS for label, file in files[split]
-    ]
+    # 60,000 files are slow to read: the same paths, sizes and times are taken for the same pictures.
+    stamps = [(str(path.resolve()), *classes)]
+    stamps += [(split, label, file.name, *_size_and_times(file)) for split in SPLITS for label, file in files[split]]
 
     def decode() -> Arrays:
         train, test = ([Picture(file.path, file.path, label) for label, file in files[split]] for split in SPLITS)
@@ -190,7 +204,7 @@ def _picture_files(folder: Path) -> list[os.DirEntry]:
     return sorted(pictures, key=lambda entry: entry.name)
 
 
-def _size_and_time(file: os.DirEntry) -> tuple[int, int]:
+def _size_and_times(file: os.DirEntry) -> tuple[int, int, int]:
     """Of a picture; to open a pipe, say, would be to wait for ever."""
     info = file.stat()
     if not stat.S_ISREG(info.st_mode):
@@ -199,7 +213,7 @@ def _size_and_time(file: os.DirEntry) -> tuple[int, int]:
         raise InputError(
             f"{file.path} has {info.st_size:,} bytes, expected {SIDE}x{SIDE} pixels; resize the pictures first"
         )
-    return info.st_size, info.st_mtime_ns
+    return info.st_size, info.st_mtime_ns, info.st_ctime_ns  # the last is set by the system alone
 
 
 def _decode(train: list[Picture], test: list[Picture], classes: tuple[str, ...], layout: str, progress: bool) -> Arrays:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from dataclasses import MISSING, asdict, fields
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import albumentations as A
+import torch
 from torch import nn
 
 from utils.data import ImageData
 from utils.errors import InputError
 from utils.models import default_arguments, model_arguments, model_name, parameter_count
 from utils.recipes import Recipe, is_a
+from utils.trace import copied, random_states_kept, uncompiled
+from utils.trace import record as followed
+
+NEWER = ("network", "content")  # parts of an identity that older records lack: what they do not say is not compared
 
 
 def identity(model: nn.Module, recipe: Recipe, data: ImageData, seed: int, policy: A.Compose | None = None) -> dict:
@@ -20,11 +28,39 @@ def identity(model: nn.Module, recipe: Recipe, data: ImageData, seed: int, polic
     return {
         "model": model_name(model),
         "model_arguments": model_arguments(model),
+        "network": network_digest(model, tuple(data.train.images.shape[1:])),
         "recipe": asdict(recipe),
-        "policy": None if policy is None else repr(policy),
+        "policy": None if policy is None else without_addresses(repr(policy)),
         "seed": seed,
         "data": data.to_dict(),
+        "content": data.digest,
     }
+
+
+def network_digest(model: nn.Module, shape: tuple[int, ...]) -> str | None:
+    """Stands for what a network computes, whatever its weights: torch's version and a hash of its operations.
+
+    Args:
+        shape: channels, height, width of an image.
+
+    Returns:
+        None if that depends on the image, or cannot be followed.
+    """
+    try:
+        with random_states_kept(), uncompiled(), torch.no_grad():
+            network = copied(model).cpu().float().to(memory_format=torch.channels_last).eval()
+            recorded = followed(network, torch.ones(1, *shape).contiguous(memory_format=torch.channels_last))
+    except Exception:  # whatever a network may raise: `fit` says what is wrong with it
+        return None
+    if recorded.reads_values:
+        return None
+    steps = [(o.function, o.module, o.arguments, o.inputs, o.shapes) for o in recorded.operations]
+    return f"torch {package_version('torch')}: {hashlib.sha256(repr(steps).encode()).hexdigest()[:16]}"
+
+
+def without_addresses(text: str) -> str:
+    """A `repr` that is the same in another process: functions are shown with their places in memory."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
 
 
 def finished_record(folder: Path, model: nn.Module, recipe: Recipe, data: ImageData, seed: int) -> dict | None:
@@ -73,12 +109,20 @@ def with_defaults(checkpoint: dict) -> dict:
 
 def must_agree(folder: Path, then: dict, now: dict) -> None:
     """Raises InputError unless a checkpoint or record, `then`, is of the run with the identity `now`."""
-    differing = [key for key in now if as_json(then.get(key)) != as_json(now[key])]
+    if isinstance(then.get("policy"), str):
+        then = then | {"policy": without_addresses(then["policy"])}
+    said = [key for key in now if key not in NEWER or comparable(then.get(key), now[key])]
+    differing = [key for key in said if as_json(then.get(key)) != as_json(now[key])]
     if differing:
         what = "; ".join(difference(key, then.get(key), now[key]) for key in differing)
         raise InputError(
             f"{folder} belongs to a run with another {what}: name another folder, or give the same arguments as then"
         )
+
+
+def comparable(then: str | None, now: str | None) -> bool:
+    """Whether two digests say something of each other: both are there, and by one version of what made them."""
+    return None not in (then, now) and then.split(":")[0] == now.split(":")[0]
 
 
 def difference(key: str, then, now) -> str:
@@ -92,3 +136,10 @@ def difference(key: str, then, now) -> str:
 def as_json(value) -> str:
     """One text for equal values: JSON has no tuples, a checkpoint may."""
     return json.dumps(value, sort_keys=True)
+
+
+def package_version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

@@ -6,14 +6,13 @@ happens when something goes wrong.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
-from importlib.metadata import PackageNotFoundError, version
+from functools import cached_property
 from itertools import chain, count, takewhile
 from pathlib import Path
 
@@ -21,21 +20,30 @@ import albumentations as A
 import torch
 from filelock import FileLock, Timeout
 
-from utils.checkpoint import BEFORE, BEST, LAST, holds_results, holds_run, newest_checkpoint, write_checkpoint
+from utils.checkpoint import (
+    BEFORE,
+    BEST,
+    LAST,
+    holds_results,
+    holds_run,
+    load_checkpoint,
+    newest_checkpoint,
+    write_checkpoint,
+)
 from utils.data import ImageData
 from utils.device import describe_hardware
 from utils.errors import InputError, TrainingError
-from utils.files import write
+from utils.evaluation import check_unseen
+from utils.files import NO_LOCKS, write
 from utils.history import history_csv, read_history
 from utils.interrupt import undisturbed
 from utils.models import parameter_count
-from utils.records import identity, must_agree, with_defaults
+from utils.records import identity, must_agree, package_version, with_defaults
 
 PACKAGES = ("torch", "torchvision", "albumentations", "numpy")
 AS_BUILT = "as built"  # weights that have not learned yet
 SAVE_SECONDS = 30.0  # between checkpoints within an epoch
 LOG, LOCK = "training.log", ".lock"
-NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)  # of a file system that has none
 
 
 class Run:
@@ -79,6 +87,7 @@ class Run:
         self.saved = time.monotonic()  # which no setting of the clock moves
         self.started = self.saved if started is None else started
         self.begun = False
+        self.best_saved = -1.0  # the test accuracy of what best.pt holds
         self.not_saved: OSError | None = None
         self.resources = ExitStack()
 
@@ -119,7 +128,7 @@ class Run:
         """Since the run was started, without the time between a stop and its resumption."""
         return self.spent + time.monotonic() - self.started
 
-    @property
+    @cached_property
     def identity(self) -> dict:
         """What a resumed run must agree with."""
         return identity(self.trainer.model, self.trainer.recipe, self.data, self.seed, self.policy)
@@ -134,6 +143,8 @@ class Run:
             raise InputError("resume needs the run's folder: give out=")
         if resume and holds_run(self.folder):
             self.resume()
+        elif resume and (self.folder / "run.json").exists():
+            raise InputError(f"{self.folder} holds results, but no checkpoint to go on from: name another folder")
         elif not resume and self.folder is not None and holds_results(self.folder):
             raise InputError(f"{self.folder} holds a run already: resume it (--resume), or name another folder")
         else:
@@ -163,7 +174,9 @@ class Run:
             self.trainer.model.learned_from = checkpoint["learned_from"].to(torch.int64).flatten()
         except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"{self.folder}: the state in {LAST} does not fit this network and recipe") from error
+        check_unseen(self.trainer.model.learned_from, self.data.test)
         self.history = checkpoint["history"]
+        self.best_saved = self.best_of_folder()
         self.spent = checkpoint["seconds"]
         cut(self.folder / LOG, log_bytes)
         if wrong:
@@ -174,6 +187,13 @@ class Run:
             self.log(f"Until now it ran with torch {then}, from here on with {now}: the last digits may differ")
         if self.recorded() != len(self.history):  # a stop came between the checkpoint and the records
             self.attempt(self.save_records)
+
+    def best_of_folder(self) -> float:
+        """The test accuracy, in percent, of what best.pt holds; -1 if there is none, or it is not whole."""
+        try:
+            return load_checkpoint(self.folder / BEST)["history"][-1]["test_accuracy"]
+        except (InputError, LookupError):
+            return -1.0
 
     def recorded(self) -> int | None:
         """The number of epochs in run.json and in history.csv; None if they differ or one is not whole."""
@@ -223,9 +243,10 @@ class Run:
             "torch": package_version("torch"),
             "hardware": self.hardware,
         }
-        accuracies = [record["test_accuracy"] for record in self.history]
-        if accuracies and not self.trainer.tally.steps and accuracies[-1] > max(accuracies[:-1], default=-1):
+        accuracy = self.history[-1]["test_accuracy"] if self.history else -1.0
+        if accuracy > self.best_saved and not self.trainer.tally.steps:
             write_checkpoint(self.folder / BEST, checkpoint)
+            self.best_saved = accuracy
         log = self.folder / LOG
         place = {"trainer": self.trainer.state_dict(), "log_bytes": log.stat().st_size if log.exists() else 0}
         write_checkpoint(self.folder / LAST, checkpoint | place, keep=BEFORE)
@@ -313,13 +334,6 @@ def newest_folder(wish: str | Path) -> Path:
 def numbered(wish: Path) -> Iterator[Path]:
     """`wish`, `wish-2`, `wish-3` and so on."""
     return chain([wish], (wish.with_name(f"{wish.name}-{number}") for number in count(2)))
-
-
-def package_version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def cut(log: Path, size: int) -> None:
