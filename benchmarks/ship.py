@@ -44,7 +44,7 @@ def check_whole(folder: Path, run: dict) -> None:
     model = build_model(run["model"])
     recipe = suited(lookup(RECIPES, run["recipe"]["name"], "recipe"), model)
     whole = {"model_arguments": model_arguments(model), "recipe": asdict(recipe), "policy": None}
-    must_agree(folder, run, whole | {"first_weights": AS_BUILT})
+    must_agree(folder, {"first_weights": AS_BUILT} | run, whole | {"first_weights": AS_BUILT})
     images = data["train_images"], data["test_images"]
     if data["name"] not in (ORIGINAL, JPEG_COPY) or images != (50_000, 10_000) or not results["test_evaluations"]:
         raise InputError(f"{folder}: only what has learned all of CIFAR-10, and was tested on it, can ship")

@@ -2,7 +2,7 @@
 
     python benchmarks/systems.py                             # everything: hours on two cores
     python benchmarks/systems.py --models residual --under own
-    python benchmarks/systems.py --results runs/mine         # anew, on your data and machine, beside what is kept
+    python benchmarks/systems.py --runs runs/own --results runs/own/results    # anew: on your data and machine
 
 Four kinds of run:
 - own: the system's recipe to its full length, one seed. For time's sake on the batched policy and in the device's

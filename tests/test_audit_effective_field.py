@@ -126,6 +126,18 @@ def test_of_an_only_child_its_children_are_shown(split):
     assert [field.name for field in effective_fields(network, split)] == ["0.0", "0.1"]
 
 
+def test_an_only_child_that_is_a_layer_is_shown_itself(split):
+    class Single(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = conv()
+
+        def forward(self, images):
+            return self.conv(images).mean((2, 3))
+
+    assert [field.name for field in effective_fields(Single(), split)] == ["conv"]
+
+
 def test_of_many_modules_the_last_at_each_size_are_shown(split):
     network = chain(*(conv() for _ in range(6)), conv(stride=2), *(nn.ReLU() for _ in range(3)))
     assert [field.name for field in effective_fields(network, split)] == ["5", "9"]

@@ -125,7 +125,7 @@ def test_results_of_a_network_or_of_data_that_have_been_changed_since_are_refuse
         return model
 
     monkeypatch.setitem(MODELS, "s7", edited)
-    with pytest.raises(InputError, match=r"another network \(torch .* then, torch .* now\)"):
+    with pytest.raises(InputError, match=r"another network \(it computes something else now\)"):
         repeated()
     path = (
         tmp_path / "seed0" / "run.json"

@@ -9,13 +9,14 @@ import albumentations as A
 import pytest
 import torch
 from conftest import tiny_network, tiny_split
+from torch import nn
 
 from utils.checkpoint import load_checkpoint, load_model, write_checkpoint
 from utils.data import ImageData, fingerprints
 from utils.engine import fit
 from utils.errors import InputError
 from utils.evaluation import evaluate
-from utils.history import FIELDS, read_history
+from utils.history import FIELDS, history_csv, read_history
 from utils.models import build_model
 from utils.runs import new_folder, newest_folder
 
@@ -107,6 +108,54 @@ def test_results_are_not_wiped_when_there_is_nothing_to_resume(run, tiny, recipe
     assert {p.name: p.read_bytes() for p in run[0].iterdir()} == before
 
 
+def test_a_history_alone_is_not_wiped_either(run, tiny, recipe):
+    for name in ("last.pt", "previous.pt", "run.json"):
+        (run[0] / name).unlink()
+    with pytest.raises(InputError, match="no checkpoint to go on from"):
+        fit(tiny_network(), tiny, recipe, seed=5, out=run[0], resume=True)
+    (run[0] / "history.csv").write_text("damaged")
+    with pytest.raises(InputError, match="no checkpoint to go on from"):
+        fit(tiny_network(), tiny, recipe, seed=5, out=run[0], resume=True)
+
+
+def test_a_kill_in_the_first_save_leaves_what_can_be_begun_again(run, tiny, recipe):
+    for name in ("last.pt", "previous.pt", "run.json"):
+        (run[0] / name).unlink()
+    (run[0] / "history.csv").write_text(history_csv([]))
+    assert len(fit(tiny_network(), tiny, recipe, seed=5, out=run[0], resume=True)) == recipe.epochs
+
+
+@pytest.mark.parametrize("digest", ["network", "content"])
+def test_a_foreign_checkpoint_s_digests_are_refused_in_one_line(run, tiny, recipe, digest):
+    write_checkpoint(run[0] / "last.pt", load_checkpoint(run[0] / "last.pt") | {digest: 5})
+    with pytest.raises(InputError, match=f"another {digest}"):
+        fit(tiny_network(), tiny, recipe, seed=5, out=run[0], resume=True)
+
+
+def test_a_best_checkpoint_of_epochs_that_were_done_again_is_replaced(tiny, recipe, tmp_path):
+    fit(tiny_network(), tiny, recipe, out=tmp_path, until=0.0)
+    best = load_checkpoint(tmp_path / "best.pt")
+    best["history"] = [best["history"][0] | {"test_accuracy": 100.0, "train_loss": 9.0}]  # of before a kill
+    write_checkpoint(tmp_path / "best.pt", best)
+    history = fit(tiny_network(), tiny, recipe, out=tmp_path, resume=True)
+    assert load_checkpoint(tmp_path / "best.pt")["history"][0] == history[0]
+
+
+def test_a_network_that_reads_its_own_numbers_goes_on(tiny, recipe, tmp_path):
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net, self.scale = tiny_network(), nn.Parameter(torch.ones(()))
+
+        def forward(self, images):
+            return self.net(images) * self.scale.item() + 0 * self.scale
+
+    fit(Scaled(), tiny, recipe, out=tmp_path, until=0.0)
+    other = Scaled()
+    other.scale.data.fill_(0.5)
+    assert len(fit(other, tiny, recipe, out=tmp_path, resume=True)) == recipe.epochs
+
+
 def test_a_best_epoch_that_could_not_be_saved_is_not_taken_for_saved(tiny, recipe, tmp_path, monkeypatch):
     refusals = iter([True])
 
@@ -130,8 +179,9 @@ def test_a_policy_with_a_function_in_it_is_the_same_in_another_process(tiny, rec
         return A.Compose([A.Lambda(image=lambda image, **_: image, name="nothing"), A.Normalize(tiny.mean, tiny.std)])
 
     recipe = replace(recipe, per_image=True, workers=0)
-    fit(tiny_network(), tiny, recipe, out=tmp_path, policy=policy(), until=0.0)
-    history = fit(tiny_network(), tiny, recipe, out=tmp_path, policy=policy(), resume=True)
+    one, same = policy(), policy()  # both alive, so that their functions have places of their own
+    fit(tiny_network(), tiny, recipe, out=tmp_path, policy=one, until=0.0)
+    history = fit(tiny_network(), tiny, recipe, out=tmp_path, policy=same, resume=True)
     assert len(history) == recipe.epochs
 
 

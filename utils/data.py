@@ -17,6 +17,7 @@ from pathlib import Path
 import platformdirs
 import torch
 import torch.nn.functional as F
+from PIL import features
 from torch import Tensor
 from torchvision.datasets import CIFAR10
 
@@ -196,12 +197,16 @@ class ImageData:
 
     @cached_property
     def digest(self) -> str:
-        """Stands for all images, labels and class names: data with another digest are other data."""
+        """Stands for all images, labels and class names: data with another digest are other data.
+
+        Before its colon is what decodes JPEG: another one may round pixels otherwise.
+        """
         content = hashlib.sha256(repr(self.classes).encode())
         for split in (self.train, self.test):
             for numbers in (fingerprints(split.images), split.labels.cpu()):
                 content.update(numbers.numpy().tobytes())
-        return f"fingerprints: {content.hexdigest()[:16]}"
+        decoder = features.version("libjpeg_turbo") or features.version("jpg")
+        return f"libjpeg {decoder}: {content.hexdigest()[:16]}"
 
     def to_dict(self) -> dict[str, str | int]:
         """What a run's record keeps: {"name", "provenance", "train_images", "test_images"}."""
@@ -235,8 +240,7 @@ def load_cifar10(source: str | Path = "auto", cache: str | Path | None = None, v
     Raises:
         InputError: the source cannot be used, or the network is there and still no mirror delivers.
     """
-    cache = Path(cache or os.environ.get("S7_CACHE") or platformdirs.user_cache_path("s7-cifar10", appauthor=False))
-    cache = cache.expanduser()
+    cache = expanded(cache or os.environ.get("S7_CACHE") or platformdirs.user_cache_path("s7-cifar10", appauthor=False))
     arrays = _first_found(cache, verbose) if source == "auto" else _named(source, cache, verbose)
     data = _as_image_data(arrays)
     if verbose:
@@ -267,15 +271,24 @@ def _named(source: str | Path, cache: Path, verbose: bool) -> Arrays:
     """The source that the user named: a word (only as str) or a path."""
     if source == "digits":
         return sources.read_digits()
-    try:
-        path = Path(source).expanduser()
-    except RuntimeError as error:  # a user that is not
-        raise InputError(f"{source}: {error}") from error
+    path = expanded(source)
     if not path.exists():
         raise InputError(
             f"{str(source)!r} does not exist; expected 'auto', 'digits', or a path to {sources.RECOGNISED}"
         )
     return sources.read(path, cache, verbose)
+
+
+def expanded(path: str | Path) -> Path:
+    """With the home folder for "~".
+
+    Raises:
+        InputError: it is that of a user that there is not.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def _as_image_data(arrays: Arrays) -> ImageData:

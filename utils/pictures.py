@@ -68,12 +68,13 @@ def read_parquet(folder: Path, cache: Path, progress: bool) -> Arrays:
             check_size(file, LARGEST_FILE)
     sha256 = [(split, hashlib.sha256(file.read_bytes()).hexdigest()) for split in SPLITS for file in files[split]]
 
+    classes = _class_names([file for split in SPLITS for file in files[split]])
+
     def decode() -> Arrays:
         train, test = ([row for file in files[split] for row in _parquet_rows(file)] for split in SPLITS)
-        classes = _class_names([file for split in SPLITS for file in files[split]])
         return _decode(train, test, classes, "Parquet in the layout of uoft-cs/cifar10", progress)
 
-    arrays = cached(cache, sha256, decode)
+    arrays = cached(cache, [*sha256, classes], decode)
     return arrays._replace(provenance=JPEG_COPY_PROVENANCE) if sha256 == JPEG_COPY_SHA256 else arrays
 
 

@@ -20,7 +20,8 @@ from utils.recipes import Recipe, is_a
 from utils.trace import copied, random_states_kept, uncompiled
 from utils.trace import record as followed
 
-NEWER = ("network", "content")  # parts of an identity that older records lack: what they do not say is not compared
+# Parts of an identity that older records lack, and what it means if they differ.
+NEWER = {"network": "it computes something else now", "content": "pixels, labels or class names are others now"}
 
 
 def identity(model: nn.Module, recipe: Recipe, data: ImageData, seed: int, policy: A.Compose | None = None) -> dict:
@@ -44,7 +45,7 @@ def network_digest(model: nn.Module, shape: tuple[int, ...]) -> str | None:
         shape: channels, height, width of an image.
 
     Returns:
-        None if that depends on the image, or cannot be followed.
+        None if that depends on the image or on the weights, or cannot be followed.
     """
     try:
         with random_states_kept(), uncompiled(), torch.no_grad():
@@ -52,9 +53,9 @@ def network_digest(model: nn.Module, shape: tuple[int, ...]) -> str | None:
             recorded = followed(network, torch.ones(1, *shape).contiguous(memory_format=torch.channels_last))
     except Exception:  # whatever a network may raise: `fit` says what is wrong with it
         return None
-    if recorded.reads_values:
+    if recorded.reads_numbers:
         return None
-    steps = [(o.function, o.module, o.arguments, o.inputs, o.shapes) for o in recorded.operations]
+    steps = [(o.function, o.arguments, o.inputs, o.shapes) for o in recorded.operations]
     return f"torch {package_version('torch')}: {hashlib.sha256(repr(steps).encode()).hexdigest()[:16]}"
 
 
@@ -120,13 +121,17 @@ def must_agree(folder: Path, then: dict, now: dict) -> None:
         )
 
 
-def comparable(then: str | None, now: str | None) -> bool:
+def comparable(then: object, now: str | None) -> bool:
     """Whether two digests say something of each other: both are there, and by one version of what made them."""
-    return None not in (then, now) and then.split(":")[0] == now.split(":")[0]
+    if then is None or now is None:
+        return False
+    return not isinstance(then, str) or then.split(":")[0] == now.split(":")[0]
 
 
 def difference(key: str, then, now) -> str:
     """What differs between a checkpoint and the run that is to resume it, in words."""
+    if key in NEWER:
+        return f"{key} ({NEWER[key]})"
     if isinstance(then, dict) and isinstance(now, dict):
         differing = [field for field in then | now if as_json(then.get(field)) != as_json(now.get(field))]
         return f"{key} ({', '.join(f'{field}: {then.get(field)} then, {now.get(field)} now' for field in differing)})"

@@ -12,7 +12,6 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
-from functools import cached_property
 from itertools import chain, count, takewhile
 from pathlib import Path
 
@@ -87,6 +86,7 @@ class Run:
         self.saved = time.monotonic()  # which no setting of the clock moves
         self.started = self.saved if started is None else started
         self.begun = False
+        self.identity: dict = {}  # what a resumed run must agree with, and all that is kept says
         self.best_saved = -1.0  # the test accuracy of what best.pt holds
         self.not_saved: OSError | None = None
         self.resources = ExitStack()
@@ -128,11 +128,6 @@ class Run:
         """Since the run was started, without the time between a stop and its resumption."""
         return self.spent + time.monotonic() - self.started
 
-    @cached_property
-    def identity(self) -> dict:
-        """What a resumed run must agree with."""
-        return identity(self.trainer.model, self.trainer.recipe, self.data, self.seed, self.policy)
-
     def begin(self, resume: bool) -> None:
         """Opens an empty folder for a new run; or, to resume, puts the trainer where the folder's run was.
 
@@ -141,9 +136,12 @@ class Run:
         """
         if resume and self.folder is None:
             raise InputError("resume needs the run's folder: give out=")
+        if self.folder is not None:
+            run = self.trainer.model, self.trainer.recipe, self.data, self.seed, self.policy
+            self.identity = identity(*run)  # before anything is learned
         if resume and holds_run(self.folder):
             self.resume()
-        elif resume and (self.folder / "run.json").exists():
+        elif resume and has_history(self.folder):
             raise InputError(f"{self.folder} holds results, but no checkpoint to go on from: name another folder")
         elif not resume and self.folder is not None and holds_results(self.folder):
             raise InputError(f"{self.folder} holds a run already: resume it (--resume), or name another folder")
@@ -189,11 +187,18 @@ class Run:
             self.attempt(self.save_records)
 
     def best_of_folder(self) -> float:
-        """The test accuracy, in percent, of what best.pt holds; -1 if there is none, or it is not whole."""
+        """The test accuracy, in percent, of what best.pt holds; -1 if that is damaged, or no epoch of this history.
+
+        Raises:
+            InputError: it cannot be read at the moment.
+        """
         try:
-            return load_checkpoint(self.folder / BEST)["history"][-1]["test_accuracy"]
-        except (InputError, LookupError):
+            history = load_checkpoint(self.folder / BEST)["history"]
+        except InputError as error:
+            if isinstance(error.__cause__, OSError | MemoryError):
+                raise
             return -1.0
+        return history[-1]["test_accuracy"] if history and history == self.history[: len(history)] else -1.0
 
     def recorded(self) -> int | None:
         """The number of epochs in run.json and in history.csv; None if they differ or one is not whole."""
@@ -319,6 +324,15 @@ class Run:
                 "seconds_to_target": reached[0] if reached else None,
             },
         }
+
+
+def has_history(folder: Path) -> bool:
+    """Whether a run has left there what came out of an epoch; best.pt alone may be of a run that was killed there."""
+    try:
+        epochs = read_history(folder / "history.csv")
+    except InputError:
+        epochs = (folder / "history.csv").exists()
+    return bool(epochs) or (folder / "run.json").exists()
 
 
 def new_folder(wish: str | Path) -> Path:

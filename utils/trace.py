@@ -132,6 +132,7 @@ class Recorder(TorchDispatchMode):
         parameters: those that operations took, by id, whether the model knows of them or not.
         reads_values: whether its `forward` looked at numbers made of the image, as in `if x.mean() > 0`: another
             image may take another path.
+        reads_numbers: the same, or at those of its own weights.
     """
 
     def __init__(self, image: Tensor, keep_values: bool = False):
@@ -141,7 +142,7 @@ class Recorder(TorchDispatchMode):
         self.values: list[list[Tensor]] = []
         self.operations: list[Operation] = []
         self.outputs: list[Operand] = []
-        self.reads_values = False
+        self.reads_values = self.reads_numbers = False
         self.answer: Any = None
         self.parameters: dict[int, nn.Parameter] = {}
         self.modules: list[str] = []  # those whose `forward` is running, outermost first
@@ -173,8 +174,9 @@ class Recorder(TorchDispatchMode):
                 if writes and isinstance(arguments.get(argument.name), Tensor):
                     self.written[memory(arguments[argument.name])] = index
             self.alive += results
-        elif inputs and name in ("_local_scalar_dense", "equal"):
-            self.reads_values = True
+        elif name in ("_local_scalar_dense", "equal"):
+            self.reads_numbers = True
+            self.reads_values |= bool(inputs)
         return result
 
     def leave(self) -> None:

@@ -118,13 +118,21 @@ def stages(network: nn.Module, shape: tuple[int, ...]) -> list[str]:
         InputError: there are none.
     """
     parent, prefix = network, ""
-    while len(children := dict(parent.named_children())) == 1:
-        ((name, parent),) = children.items()
+    levels = []  # of names
+    while children := dict(parent.named_children()):
+        levels.append([prefix + name for name in children])
+        name, parent = next(iter(children.items()))
         prefix += f"{name}."
-    outputs = outputs_of(network, [prefix + name for name in children])
+        if len(children) > 1:
+            break
+    outputs = outputs_of(network, [name for names in levels for name in names])
     with torch.no_grad():
         network(torch.ones(1, *shape))
     maps = {name: tuple(output.shape[2:]) for name, output in outputs.items() if is_map(output)}
+    for names in reversed(levels):  # the lowest of them that has maps
+        if found := {name: size for name, size in maps.items() if name in names}:
+            maps = found
+            break
     if len(maps) > MOST:
         maps = {name: size for size, name in {size: name for name, size in maps.items()}.items()}
     if not maps:
