@@ -46,7 +46,10 @@ def as_markdown(runs: Repeats, command: str, csv_path: str, best: tuple[str, flo
             f"(mean ± sample standard deviation, n = {n} seeds, 0 to {n - 1}; "
             "95 % confidence interval of the mean {:.2f} to {:.2f})".format(*runs.mean_interval)
         )
-    versions = first["versions"]
+
+    def versions(name: str) -> str:
+        return " and ".join(dict.fromkeys(record["versions"][name] for record in runs.records))
+
     above = []
     if best:
         system, theirs = best
@@ -68,8 +71,8 @@ def as_markdown(runs: Repeats, command: str, csv_path: str, best: tuple[str, flo
             f"| looks at the test images | {first['results']['test_evaluations']} a run, after every epoch; "
             "no epoch was chosen by them |",
             f"| parameters | {first['parameters']:,} |",
-            f"| precision, versions | {precisions(runs)}; Python {versions['python']}, torch {versions['torch']}, "
-            f"albumentations {versions['albumentations']} |",
+            f"| precision, versions | {precisions(runs)}; Python {versions('python')}, torch {versions('torch')}, "
+            f"albumentations {versions('albumentations')} |",
             f"| command, every run | `{command}`, [{csv_path}]({csv_path}) |",
         ]
     )

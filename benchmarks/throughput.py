@@ -32,7 +32,7 @@ from benchmarks.readme import of_data
 from utils import RECIPES, ImageData, build_model, evaluate, load_cifar10
 from utils.data import Split
 from utils.device import autocast, cpu_has_bf16, describe_hardware, pick_device
-from utils.engine import epoch_batches, recipe_policy
+from utils.engine import epoch_batches, recipe_policy, suited
 from utils.optim import set_rate
 from utils.plots import stacked_bar
 from utils.systems import multiply_adds
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
     device = pick_device()
     data = load_cifar10(parsed.data).to(device)
     model = build_model(parsed.model, classes=len(data.classes))
-    recipe = replace(RECIPES[parsed.recipe], sides=(parsed.side,), per_image=False)
+    recipe = suited(replace(RECIPES[parsed.recipe], sides=(parsed.side,), per_image=False), model)
     trainer = Trainer(model, recipe, device)
     print(f"{parsed.model}, recipe {recipe.name}, {parsed.side} pixels, batches of {recipe.batch_size}")
     print(f"{describe_hardware(device)}, {trainer.precision}, torch {torch.__version__}\n{data.origin}\n")
@@ -174,15 +174,15 @@ def training_seconds(trainer: Trainer, data: ImageData, batches: int = 30) -> fl
 
 def ceilings(device: torch.device, side: int = 2048) -> dict[str, float]:
     """Floating-point operations a second of square matrix products, and bytes a second copied (read and written)."""
-    result = {}
+    result, times = {}, 20 if device.type == "cuda" else 1  # one product takes it no longer than to begin it
     for name, dtype in PRODUCTS.items():
         if device.type == "cpu" and (name == "fp16" or (name == "bf16" and not cpu_has_bf16())):
             continue  # no network is trained in it there, and some CPUs take minutes
         a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-        result[name] = 2 * side**3 / min(seconds(lambda: a @ b, device) for _ in range(4))  # noqa: B023
+        result[name] = 2 * side**3 / min(seconds(lambda: a @ b, device, times) for _ in range(4))  # noqa: B023
     source = torch.zeros(64 << 20, device=device)
     target = torch.empty_like(source)
-    result["copy"] = 2 * source.nbytes / min(seconds(lambda: target.copy_(source), device) for _ in range(4))
+    result["copy"] = 2 * source.nbytes / min(seconds(lambda: target.copy_(source), device, times) for _ in range(4))
     return result
 
 

@@ -6,13 +6,15 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks import seeds, systems, time_to_accuracy
+from benchmarks import seeds, systems, throughput, time_to_accuracy
 from benchmarks.readme import BEGIN, put_into
 from utils.errors import InputError
 from utils.history import read_history
 from utils.measured import read_runs
+from utils.models import build_model
 from utils.recipes import RECIPES, Recipe
 from utils.repeat import Repeats
+from utils.systems import multiply_adds
 
 
 def history(*pairs: tuple[float, float]) -> list[dict]:
@@ -185,3 +187,50 @@ def test_a_measured_run_is_kept_and_not_repeated(tmp_path, monkeypatch, capsys):
     kept.write_text(kept.read_text()[:100])
     assert systems.main(arguments) == 2
     assert "not the record of a run of this version" in capsys.readouterr().err
+
+
+def test_throughput_holds_the_step_against_the_ceiling(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(throughput, "ROOT", tmp_path)
+    (tmp_path / "images").mkdir()
+    monkeypatch.setattr(throughput, "ceilings", lambda device: dict.fromkeys(("fp32", "bf16", "copy"), 1e9))
+    monkeypatch.setattr(throughput, "policy_rows", lambda data: [("policy",), ("tested elsewhere",)])
+    monkeypatch.setattr(throughput, "training_seconds", lambda trainer, data: 0.25)
+    command = ["s7", "--recipe", "digits", "--data", "digits", "--side", "16", "--rounds", "1"]
+    assert throughput.main(command) == 0
+    shown = capsys.readouterr().out
+    done = 6 * multiply_adds(build_model("s7"), (3, 16, 16)) / 0.25  # operations a second
+    assert f"a step in training: {done / 1e9:,.0f} GFLOP/s, {100 * done / 1e9:.0f} % of the matrix products" in shown
+    parts = re.findall(r"^(?:gather|augment|forward|backward|optimiser) .* ([\d.]+) %$", shown, re.MULTILINE)
+    assert len(parts) == 5 and sum(map(float, parts)) == pytest.approx(100, abs=0.5)
+    assert (tmp_path / "images" / "throughput-other-data.png").stat().st_size > 5_000
+
+
+def test_throughput_measures_what_the_network_is_trained_with(monkeypatch):
+    class Enough(Exception):
+        pass
+
+    def stage_seconds(trainer, data):
+        assert trainer.symmetry is None  # the network is symmetric by itself
+        raise Enough
+
+    monkeypatch.setattr(throughput, "stage_seconds", stage_seconds)
+    with pytest.raises(Enough):
+        throughput.main(["s7_mirror", "--data", "digits"])
+
+
+def test_the_results_name_every_version_that_runs_were_made_with():
+    records = [
+        {
+            "seed": seed,
+            "recipe": {"epochs": 1},
+            "data": {"provenance": "from somewhere", "test_images": 10},
+            "results": {"test_accuracy": 85.0, "seconds": 1.0, "target": 85.0, "test_evaluations": 1},
+            "parameters": 7,
+            "hardware": "a CPU",
+            "precision": "fp32",
+            "versions": {"python": "3.11", "torch": version, "albumentations": "2.0.8"},
+        }
+        for seed, version in enumerate(("2.14", "2.15", "2.14"))
+    ]
+    table = seeds.as_markdown(Repeats(records), "command", "results.csv")
+    assert "Python 3.11, torch 2.14 and 2.15, albumentations 2.0.8" in table

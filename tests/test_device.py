@@ -1,4 +1,5 @@
 import ctypes
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +13,14 @@ CPU = torch.device("cpu")
 def test_precision_follows_the_device():
     assert pick_precision(CPU) == ("bf16" if cpu_has_bf16() else "fp32")
     assert pick_precision(CPU, "fp32") == "fp32"
-    assert set(DTYPES) == {"fp32", "bf16", "fp16"}
+    assert {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16} == DTYPES
+
+
+@pytest.mark.parametrize(("flags", "has"), [("avx2 avx512_bf16", True), ("amx_bf16", True), ("avx2 avx512f", False)])
+def test_bf16_is_where_the_cpu_has_it(monkeypatch, flags, has):
+    monkeypatch.setattr(Path, "read_text", lambda path: f"flags : {flags}")
+    assert cpu_has_bf16() is has
+    assert pick_precision(CPU) == ("bf16" if has else "fp32")
 
 
 @pytest.mark.parametrize(("capability", "precision"), [((7, 5), "fp16"), ((8, 0), "bf16"), ((9, 0), "bf16")])

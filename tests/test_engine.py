@@ -1,6 +1,7 @@
 """The loop, on a small network and data set."""
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import albumentations as A
@@ -45,6 +46,39 @@ def test_the_same_seed_gives_the_same_bits(tiny, recipe):
     assert [r | {"seconds": 0} for r in one] == [r | {"seconds": 0} for r in two]
     assert torch.equal(weights(first), weights(again))
     assert not torch.equal(weights(first), weights(other))
+
+
+def test_a_network_in_evaluation_mode_is_trained_like_any_other(tiny, recipe):
+    """As one that `load_model` has read: else it would learn without dropout, and its batch norms nothing."""
+    one, other = tiny_network(), tiny_network().eval()
+    for network in (one, other):
+        fit(network, tiny, recipe)
+    assert torch.equal(weights(one), weights(other))
+
+
+def test_every_step_drops_units_of_its_own(tiny, recipe):
+    policy = recipe_policy(recipe, tiny)
+
+    def seeds(seed: int, epoch: int, start: int = 0) -> list[int]:
+        return [torch.initial_seed() for _ in epoch_batches(tiny.train, policy, recipe, seed, epoch, start)]
+
+    drawn = [number for seed in (0, 1) for epoch in (1, 2) for number in seeds(seed, epoch)]
+    assert len(set(drawn)) == len(drawn) == 2 * 2 * 3
+    assert seeds(1, 2, start=1) == drawn[-2:]
+
+
+def test_it_trains_in_a_thread_too(tiny, recipe):
+    """Where Python has no say about Ctrl-C."""
+    with ThreadPoolExecutor(1) as thread:
+        history = thread.submit(fit, tiny_network(), tiny, recipe).result()
+    assert history[-1]["test_accuracy"] == fit(tiny_network(), tiny, recipe)[-1]["test_accuracy"]
+
+
+def test_on_a_cpu_freed_memory_is_kept(recipe, monkeypatch):
+    calls = []
+    monkeypatch.setattr("utils.trainer.keep_freed_memory", lambda: calls.append(1))
+    Trainer(tiny_network(), recipe, CPU)
+    assert calls == [1]
 
 
 def test_what_was_drawn_before_makes_no_difference(tiny, recipe):

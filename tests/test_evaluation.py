@@ -161,6 +161,16 @@ def test_training_images_are_not_let_through_as_a_test_set(tiny, recipe, tmp_pat
             evaluate(model, replace(tiny.train, name="test"))
 
 
+def test_held_out_images_that_were_learned_are_no_validation(network, tiny, recipe):
+    fit(network, tiny, replace(recipe, epochs=1))
+    held_out = tiny.hold_out(30)
+    with pytest.raises(InputError, match="they are no validation set"):
+        evaluate(network, held_out.test)
+    with pytest.raises(InputError, match="they are no validation set"):
+        fit(network, held_out, replace(recipe, epochs=1))
+    evaluate(network, tiny.train)  # that is called what it is
+
+
 def test_fit_refuses_to_test_on_training_images(network, tiny, recipe, tmp_path):
     images = torch.cat([tiny.test.images, tiny.train.images[:2]])
     labels = torch.cat([tiny.test.labels, tiny.train.labels[:2]])

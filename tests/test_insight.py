@@ -58,13 +58,13 @@ def test_a_network_without_maps_is_refused(tiny):
 
 
 def test_calibration_by_hand(tiny):
-    """Labels are 0, 1, 2, 0: two answers at 75 %, one of them right; two at 90 %, both right."""
-    result = answers(tiny.test, [[0.75, 0.25, 0], [0.75, 0.25, 0], [0, 0.1, 0.9], [0.9, 0.1, 0]])
+    """Labels are 0, 1, 2, 0, 1: two answers at 75 %, one of them right; three at 90 %, all right."""
+    result = answers(tiny.test, [[0.75, 0.25, 0], [0.75, 0.25, 0], [0, 0.1, 0.9], [0.9, 0.1, 0], [0.1, 0.9, 0]])
     found = calibration(result, bins=4)
-    assert found.images.tolist() == [0, 0, 2, 2]  # 75 % is the upper edge of the third bin
+    assert found.images.tolist() == [0, 0, 2, 3]  # 75 % is the upper edge of the third bin
     assert found.accuracy.tolist() == pytest.approx([0, 0, 50, 100])
     assert found.confidence.tolist() == pytest.approx([0, 0, 75, 90])
-    assert found.error == pytest.approx((2 * 25 + 2 * 10) / 4)
+    assert found.error == pytest.approx((2 * 25 + 3 * 10) / 5)
 
 
 def test_who_is_always_sure_and_always_right_has_no_calibration_error(tiny):
@@ -107,7 +107,14 @@ def test_the_figures_say_what_was_found(tiny, network):
     result = evaluate(network, tiny.test, "fp32")
     pairs = confusion_pairs(result)
     assert f"{pairs[0][0]} taken for {pairs[0][1]}: {pairs[0][2]}" in texts(plots.frequent_mistakes(result))
-    assert f"expected calibration error {calibration(result).error:.1f} %" in texts(plots.reliability(result))
+    found = calibration(result)
+    figure = plots.reliability(result)
+    assert f"expected calibration error {found.error:.1f} %" in texts(figure)
+    left, right = ([bar.get_height() for bar in axis.patches] for axis in figure.axes)
+    assert left == pytest.approx(found.accuracy.tolist())
+    assert right == found.images.tolist()
+    dots = figure.axes[0].lines[1].get_xydata()
+    assert dots.tolist() == torch.stack([found.confidence, found.accuracy], 1)[found.images > 0].tolist()
 
     results = under_corruption(network, tiny.test, images=30)
     assert list(results) == ["as it is", *corruptions()]
@@ -116,6 +123,26 @@ def test_the_figures_say_what_was_found(tiny, network):
     figure = plots.robustness(results)
     widths = [bar.get_width() for bar in figure.axes[0].patches]
     assert widths == pytest.approx([r.accuracy for r in results.values()])
+    few = replace(tiny.test, images=tiny.test.images[:30], labels=tiny.test.labels[:30])
+    name, transform = list(corruptions().items())[2]
+    expected = evaluate(network, corrupted(few, name, transform)).probabilities
+    assert torch.equal(results[name].probabilities, expected)
+    assert not torch.equal(results["as it is"].probabilities, expected)
+
+
+def test_frequent_mistakes_are_examples_of_what_stands_above_them(tiny):
+    """Labels are 0, 1, 2, 0, 1, 2, 0: three reds, of which two were taken for green and one for blue."""
+    green, less_sure, blue = [0.1, 0.9, 0], [0.2, 0.8, 0], [0.0, 0, 1]
+    result = answers(tiny.test, [less_sure, green, blue, blue, green, blue, green])
+    figure = plots.frequent_mistakes(result, examples=2)
+    assert [axis.get_title(loc="left") for axis in figure.axes[::2]] == [
+        "red taken for green: 2",
+        "red taken for blue: 1",
+    ]
+    images = [torch.as_tensor(axis.images[0].get_array()) if axis.images else None for axis in figure.axes]
+    for shown, place in zip(images, (6, 0, 3), strict=False):  # the surest first
+        assert torch.equal(shown, tiny.test.images[place].permute(1, 2, 0))
+    assert images[3] is None
 
 
 def test_attention_asks_about_the_answer_and_about_the_truth(tiny, network):

@@ -144,7 +144,7 @@ def test_muon_changes_them_as_it_would_all_kernels_kept_symmetric():
         by_whole, by_half = Muon([full], 0.1, 0.9, 0.5), Muon([{"params": [half], "mirrored": True}], 0.1, 0.9, 0.5)
         for seed in range(3):
             gradient = some(*full.shape, seed=seed)
-            full.grad = gradient + mirrored(gradient, classes=0)
+            full.grad = gradient + mirrored(gradient)
             half.grad = 2 * full.grad[::2]
             by_whole.step()
             by_half.step()

@@ -110,3 +110,37 @@ def test_without_muon_sgd_has_them_all():
     model = build_model("s7")
     (sgd,) = build_optimizers(model, Recipe("example", epochs=1))
     assert len(sgd.param_groups[0]["params"]) == len(list(model.parameters()))
+
+
+def test_the_second_step_looks_ahead_along_the_momentum_as_nesterov_does():
+    first, second = (kernel(seed).detach() for seed in (1, 2))
+    weight = kernel()
+    optimizer = Muon([weight], lr=0.1, momentum=0.9, weight_decay=0)
+    for gradient in (first, second):
+        before, weight.grad = weight.detach().clone(), gradient
+        optimizer.step()
+    momentum = 0.9 * 0.1 * first + 0.1 * second
+    torch.testing.assert_close(optimizer.state[weight]["momentum"], momentum)
+    expected = -0.1 * orthogonalize((0.1 * second + 0.9 * momentum).flatten(1)).view_as(weight)
+    torch.testing.assert_close(weight.detach() - before, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_each_optimizer_has_the_recipe_s_own_numbers():
+    recipe = Recipe(
+        "example",
+        epochs=1,
+        optimizer="muon",
+        learning_rate=0.3,
+        muon_learning_rate=0.02,
+        momentum=0.7,
+        weight_decay=0.001,
+        muon_weight_decay=0.2,
+    )
+    sgd, muon = build_optimizers(build_model("s7"), recipe)
+    assert muon.defaults == {"lr": 0.02, "momentum": 0.7, "weight_decay": 0.2, "mirrored": False}
+    assert {key: sgd.defaults[key] for key in ("lr", "momentum", "weight_decay", "nesterov")} == {
+        "lr": 0.3,
+        "momentum": 0.7,
+        "weight_decay": 0.001,
+        "nesterov": True,
+    }

@@ -62,6 +62,9 @@ def test_curves_draw_the_history():
     assert rate.lines[0].get_ydata().tolist() == pytest.approx([0.1, 0.05, 0.1 / 3])
     assert "last epoch 33.00 %" in texts(figure)
     assert "tiny colours: made by the tests" in texts(figure)
+    assert [text.get_text() for text in loss.get_legend().get_texts()] == ["train", "test"]
+    validated = plots.curves(history, "S7Net", "tiny colours", tested="validation")
+    assert [text.get_text() for text in validated.axes[1].get_legend().get_texts()] == ["train", "validation"]
 
 
 def test_claimed_and_measured_draws_every_line_in_its_network_s_panel():
@@ -103,6 +106,10 @@ def test_the_confusion_matrix_shows_every_count(result):
     cells = [int(text.get_text()) for text in figure.axes[0].texts]
     assert cells == result.confusion.flatten().tolist()
     assert f"{result.accuracy:.2f} % right of 37 test images" in texts(figure)
+    axis = figure.axes[0]
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("answer", "truth")
+    for labels in (axis.get_xticklabels(), axis.get_yticklabels()):
+        assert [label.get_text() for label in labels] == ["red", "green", "blue"]
 
 
 def test_mistakes_name_answer_and_truth(result):

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from utils import RECIPES, InputError, build_model
+from utils import RECIPES, InputError, build_model, plots
 from utils.data import ImageData
 from utils.models import MODELS, parameter_count
 from utils.records import identity, must_agree, with_defaults
@@ -56,6 +56,11 @@ def test_the_figures_are_those_of_textbooks():
 
 def test_twenty_of_twenty_is_not_certainty():
     assert runs(*[86.0] * 20).reached_interval == pytest.approx((83.157, 100), abs=1e-3)
+
+
+def test_the_histogram_counts_every_seed():
+    """85.1 + 1.1 is a little less than 86.2."""
+    assert sum(bar.get_height() for bar in plots.repeats(runs(85.13, 86.2)).axes[0].patches) == 2
 
 
 def test_one_run_has_no_spread():

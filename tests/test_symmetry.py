@@ -62,8 +62,11 @@ def test_averaged_gradients_are_mirror_images_to_the_bit():
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)
     MirrorSymmetry(model).average_gradients()
-    for parameter in model.parameters():
-        assert torch.equal(parameter.grad, mirrored(parameter.grad, 10))
+    *hidden, head, bias = (parameter.grad for parameter in model.parameters())
+    for gradient in hidden:
+        assert torch.equal(gradient, mirrored(gradient))
+    assert torch.equal(head, mirrored(head, pairs=False))
+    assert torch.equal(bias, mirrored(bias, pairs=False))
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -98,13 +101,25 @@ def test_a_depthwise_kernel_is_the_mirror_image_of_its_partner():
     assert torch.equal(depthwise[1::2], depthwise[0::2].flip(3))
 
 
-@pytest.mark.parametrize(
-    "shape", [(3, 4, 3, 3), (4, 3, 3, 3), (4, 1, 3, 3), (4, 6, 1, 1), (10, 4), (4, 10), (4,), (10,)]
-)
-def test_the_mirror_image_of_the_mirror_image_is_the_first(shape):
+@pytest.mark.parametrize("pairs", [True, False])
+@pytest.mark.parametrize("shape", [(3, 4, 3, 3), (4, 3, 3, 3), (4, 1, 3, 3), (4, 6, 1, 1), (10, 4), (4, 10), (10,)])
+def test_the_mirror_image_of_the_mirror_image_is_the_first(shape, pairs):
     weights = torch.arange(float(torch.Size(shape).numel())).view(shape)
-    assert torch.equal(mirrored(mirrored(weights, 10), 10), weights)
-    assert torch.equal(mirrored(weights, 10), weights) == (shape == (10,))
+    assert torch.equal(mirrored(mirrored(weights, pairs), pairs), weights)
+    assert torch.equal(mirrored(weights, pairs), weights) == (shape == (10,) and not pairs)
+
+
+@pytest.mark.parametrize("classes", [16, 48, 64, 72])
+def test_as_many_classes_as_channels_leave_the_channels_their_pairs(classes):
+    model = build_model("s7", classes=classes)
+    MirrorSymmetry(model).impose()
+    first = next(model.parameters())
+    assert torch.equal(first[1::2], first[0::2].flip(3))
+    assert not torch.equal(first[0], first[0].flip(2))
+    images = some_images()
+    model.eval()
+    torch.testing.assert_close(model(images), model(images.flip(3)), rtol=1e-4, atol=1e-6)
+    assert not torch.allclose(model.output[-1].weight[0], model.output[-1].weight[1])
 
 
 @pytest.mark.parametrize("name", WHOLE)

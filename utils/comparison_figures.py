@@ -22,7 +22,7 @@ def repeats(runs: Repeats) -> Figure:
     axis = figure.subplots()
     low, high = floor(min(runs.accuracies) * 10) / 10, ceil(max(runs.accuracies) * 10) / 10
     tenths = max(round((high - low) * 10), 1)
-    axis.hist(runs.accuracies, bins=min(tenths, 20), range=(low, low + tenths / 10), rwidth=0.9)
+    axis.hist(runs.accuracies, bins=min(tenths, 20), range=(low, max(high, low + tenths / 10)), rwidth=0.9)
     axis.axvline(runs.mean, color="tab:orange", label=f"mean {runs.mean:.2f} %")
     bar = f"bar {runs.target:.2f} %: {runs.reached} of {len(runs.records)} reach it"
     axis.axvline(runs.target, color="grey", label=bar)

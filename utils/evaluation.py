@@ -155,22 +155,22 @@ def normalize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
 
 
 def check_unseen(learned_from: Tensor | None, split: Split) -> None:
-    """Refuses a test set with training images in it: what is right about those says nothing about new ones.
+    """Refuses test or validation images that were trained on: what is right about those says nothing about new ones.
 
     Args:
         learned_from: fingerprints of the images that a network has learned from, if it says so: `fit` leaves them in
             `model.learned_from`, and checkpoints keep them.
 
     Raises:
-        InputError: more than 1 % of the images of a split called "test" are among them, pixel for pixel.
+        InputError: more than 1 % of the images of a split not called "train" are among them, pixel for pixel.
     """
-    if split.name != "test" or learned_from is None:
+    if split.name == "train" or learned_from is None:
         return
     seen = int(torch.isin(fingerprints(split.images), learned_from).sum())
     if seen > SEEN_ALLOWED * len(split):
         raise InputError(
             f"{seen:,} of these {len(split):,} images are among those that the network has learned from: they are no "
-            "test set; test on data.test, or give the split its true name"
+            f"{split.name} set; test on data.test, start from new weights, or give the split its true name"
         )
 
 

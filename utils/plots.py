@@ -74,22 +74,23 @@ def augmented(split: Split, batch_policy, seed: int = 0, images: int = 6, draws:
     return titled(figure, "What augmentation does", split.origin)
 
 
-def curves(history: Sequence[dict], title: str, origin: str) -> Figure:
+def curves(history: Sequence[dict], title: str, origin: str, tested: str = "test") -> Figure:
     """Loss, accuracy (the last test accuracy named) and learning rate by epoch.
 
     Args:
         history: the records that `fit` returns.
         title: which network and recipe.
         origin: the data's name and provenance (`data.origin`).
+        tested: on what the network was tested after every epoch, "test" or "validation" (`data.test.name`).
     """
     if not history:
         raise InputError("no epoch is complete yet: there is nothing to draw; resume the run")
     column = {key: [record[key] for record in history] for key in history[0]}
     figure = Figure(figsize=(11, 3.4), dpi=DPI, layout="constrained")
     loss, accuracy, rate = figure.subplots(1, 3)
-    for part, style in (("train", "--"), ("test", "-")):
-        loss.plot(column["epoch"], column[f"{part}_loss"], style, label=part)
-        accuracy.plot(column["epoch"], column[f"{part}_accuracy"], style, label=part)
+    for part, style, label in (("train", "--", "train"), ("test", "-", tested)):
+        loss.plot(column["epoch"], column[f"{part}_loss"], style, label=label)
+        accuracy.plot(column["epoch"], column[f"{part}_accuracy"], style, label=label)
     rate.plot(column["epoch"], column["learning_rate"], color="tab:green")
     last = history[-1]
     accuracy.axhline(last["test_accuracy"], color="grey", linewidth=0.7)

@@ -22,21 +22,21 @@ class MirrorSymmetry:
     only as far as the network does not mind a shift by a pixel.
 
     Args:
-        model: one in which `asymmetry` finds nothing. What its last convolution or linear layer answers with are the
-            classes.
+        model: one in which `asymmetry` finds nothing. What its last convolution or linear layer answers with, and what
+            comes after that, are the classes.
 
     Source: T. Cohen, M. Welling, "Group Equivariant Convolutional Networks", arXiv 1602.07576, for the group of two.
     """
 
     def __init__(self, model: nn.Module):
-        layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-        classes = len(layers[-1].weight) if layers else 0
         self.parameters = list(model.parameters())
+        layers = [m.weight for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+        head = next((n for n, p in enumerate(self.parameters) if layers and p is layers[-1]), len(self.parameters))
         self.sizes = [parameter.numel() for parameter in self.parameters]
         # Counted through, a weight of any parameter has one number. `places` has for each that of its mirror image.
         self.numbers = torch.arange(sum(self.sizes), device=self.parameters[0].device)
-        numbers = zip(self.numbers.split(self.sizes), self.parameters, strict=True)
-        self.places = flat(mirrored(some.view_as(parameter), classes) for some, parameter in numbers)
+        numbers = enumerate(zip(self.numbers.split(self.sizes), self.parameters, strict=True))
+        self.places = flat(mirrored(some.view_as(p), pairs=place < head) for place, (some, p) in numbers)
 
     @torch.no_grad()
     def impose(self) -> None:
@@ -85,24 +85,23 @@ def flat(tensors: Iterable[Tensor]) -> Tensor:
     return torch.cat([tensor.flatten() for tensor in tensors])
 
 
-def mirrored(weights: Tensor, classes: int) -> Tensor:
+def mirrored(weights: Tensor, pairs: bool = True) -> Tensor:
     """The weights of a layer as they would be in the mirror: kernels flipped, the channels of each pair exchanged.
 
     Args:
         weights: (out, in, height, width) of a convolution, (out, in) of a linear layer, or one (channels,) a channel.
             Others are returned as they are.
-        classes: an axis of that size has no pairs.
+        pairs: whether what they answer with are channels that have pairs, and not the classes.
 
-    >>> mirrored(torch.tensor([[[[1, 2, 3]]], [[[4, 5, 6]]]]), classes=10).flatten().tolist()
+    >>> mirrored(torch.tensor([[[[1, 2, 3]]], [[[4, 5, 6]]]])).flatten().tolist()
     [6, 5, 4, 3, 2, 1]
     """
     if weights.ndim not in (1, 2, 4):
         return weights
     if weights.ndim == 4:
         weights = weights.flip(3)
-    for axis in range(min(weights.ndim, 2)):
-        if weights.size(axis) != classes:
-            weights = exchanged(weights, axis)
+    for axis in range(0 if pairs else 1, min(weights.ndim, 2)):
+        weights = exchanged(weights, axis)
     return weights
 
 
