@@ -12,7 +12,7 @@ from test_plots import texts
 
 from benchmarks import ablation, frontier, seeds
 from utils import InputError, build_model, plots
-from utils.comparison_figures import has_its_neighbour_below
+from utils.comparison_figures import has_its_neighbour_below, has_its_neighbour_on_the_left
 from utils.models import model_name
 from utils.models.blocks import Residual
 from utils.recipes import RECIPES, Recipe
@@ -305,3 +305,16 @@ def test_a_name_is_on_the_side_where_its_neighbour_is_not():
     ]
     assert [has_its_neighbour_below(each, points) for each in points] == [True, False, False, False]
     assert not has_its_neighbour_below(points[0], points[:1])
+
+
+def test_of_two_names_on_the_left_at_one_height_the_upper_one_goes_to_the_right():
+    def point(name, parameters, accuracy):
+        how = f"{name} under strong"
+        return SimpleNamespace(
+            name=name, parameters=parameters, test_accuracy=accuracy, deviation=None, data="copy", how=how
+        )
+
+    points = [point("lower", 178_000, 90.07), point("upper", 188_000, 90.29), point("far", 188_000, 85.0)]
+    assert [has_its_neighbour_on_the_left(each, points) for each in points] == [False, True, False]
+    labels = plots.frontier(points, "tiny colours").axes[0].texts
+    assert {label.get_text(): label.get_ha() for label in labels} == {"lower": "right", "upper": "left", "far": "right"}

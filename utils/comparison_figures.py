@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import ceil, floor
 from typing import TYPE_CHECKING, Protocol
 
@@ -117,6 +117,15 @@ class Measured(Protocol):
     how: str
 
 
+def has_its_neighbour_on_the_left(point: Measured, points: Iterable[Measured]) -> bool:
+    """Whether a little smaller network lies so near that its name, above it on its left, would be in the way."""
+    return any(
+        0.8 * point.parameters < other.parameters < point.parameters
+        and 0 <= point.test_accuracy - other.test_accuracy < 0.7
+        for other in points
+    )
+
+
 def has_its_neighbour_below(point: Measured, points: Sequence[Measured]) -> bool:
     """Whether, of the points that a name beside this one could run into, the nearest is less accurate than it."""
     above = [
@@ -148,6 +157,8 @@ def frontier(points: Sequence[Measured], origin: str) -> Figure:
             crosses = LIMIT / 1.5 < point.parameters < 0.95 * LIMIT  # a label on its right would cross the limit's line
             left = crosses or has_its_neighbour_below(point, points)
             place, side = ((-4, 4), "right") if left else ((5, -10), "left")
+            if left and has_its_neighbour_on_the_left(point, most_accurate.values()):
+                place, side = (5, 4), "left"  # rather across the limit's line than across another name
             at = (point.parameters, point.test_accuracy)
             axis.annotate(point.name, at, xytext=place, textcoords="offset points", ha=side, fontsize=7)
     axis.axvline(LIMIT, color="grey", linewidth=0.7, zorder=0, label="the assignment's limit")
