@@ -9,6 +9,7 @@ picture.png` find them. So they have to be what that says: the whole network und
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -56,10 +57,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("run", type=Path, help="a run's folder")
     parsed = parser.parse_args(arguments)
     checkpoint = load_checkpoint(parsed.run / LAST)
-    if not (parsed.run / "run.json").is_file():
+    path = parsed.run / "run.json"
+    if not path.is_file():
         raise InputError(f"{parsed.run}: no run.json there; a run's folder holds it")
-    run = read_record(parsed.run / "run.json")
-    check_whole(parsed.run, run)
+    check_whole(parsed.run, read_record(path))
+    run = json.loads(path.read_text(encoding="utf-8"))  # as the run has written it
     name = f"{run['model']}-{run['recipe']['name']}"
     write_weights(name, checkpoint, run)
     size = (FOLDER / f"{name}.safetensors").stat().st_size

@@ -4,9 +4,9 @@
     python benchmarks/time_to_accuracy.py s7:fast residual:residual --seeds 3 --target 80
 
 Everything counts but reading the data set. With several runs, one seed of each takes its turn: a noisy machine is then
-noisy for all of them. The ratio is to the first. Finished runs are kept under runs/time and not repeated; one that was
-interrupted goes on where it was. Prints a table; writes benchmarks/results/time_to_accuracy.csv (one row an epoch) and
-images/time_to_accuracy.png.
+noisy for all of them. The ratio is to the first, and there is none if that does not get there. Finished runs are kept
+under runs/time and not repeated; one that was interrupted goes on where it was. Prints a table; writes
+benchmarks/results/time_to_accuracy.csv (one row an epoch) and images/time_to_accuracy.png.
 """
 
 from __future__ import annotations

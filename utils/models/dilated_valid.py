@@ -1,8 +1,8 @@
 """System 000: dilated convolutions without padding, and no stride; every layer makes the map smaller.
 
 Its listing gives every layer. It leaves open, and here is decided: the kernels are 3x3; 32 -> 64 has two groups, the
-only way to 9,280 parameters; the probability of dropout is 0.1. Its text names a
-depthwise separable convolution; by its listing it has none.
+only way to 9,280 parameters; the probability of dropout is 0.1. Its text names a depthwise separable convolution;
+by its listing it has none.
 """
 
 from __future__ import annotations
