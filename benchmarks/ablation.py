@@ -42,7 +42,7 @@ from utils.models.blocks import Residual
 from utils.repeat import Repeats, finished_seeds, repeat, unchanged
 from utils.tables import as_table
 
-# What stands in for an ingredient when it is left out. SGD gets the rate at which it was best.
+# What stands in for an ingredient when it is left out. SGD has the recipe's rate: no other was tried.
 WITHOUT = {
     "Muon (SGD instead)": {"optimizer": "sgd"},
     "weight decay": {"weight_decay": 0.0, "muon_weight_decay": 0.0},

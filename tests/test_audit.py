@@ -374,3 +374,7 @@ def test_a_compiled_network_runs_as_it_was_written():
     compiled = audit(torch.compile(build_model("s7"), backend=compiler))
     assert [row.passed for row in compiled.requirements] == [row.passed for row in plain.requirements]
     assert compiled.receptive_field == plain.receptive_field
+
+
+def test_a_layer_without_outputs_is_counted_as_any_other():
+    assert audit(build_model("s7", classes=0))["params"].passed

@@ -138,6 +138,20 @@ def test_an_only_child_that_is_a_layer_is_shown_itself(split):
     assert [field.name for field in effective_fields(Single(), split)] == ["conv"]
 
 
+def test_where_no_child_leaves_a_map_its_children_are_asked(split):
+    class Listed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.ModuleList([conv(), conv()]), nn.ModuleList([conv(stride=2)])
+
+        def forward(self, images):
+            for layer in (*self.first, *self.second):
+                images = layer(images)
+            return images.mean((2, 3))
+
+    assert [field.name for field in effective_fields(Listed(), split)] == ["first.0", "first.1", "second.0"]
+
+
 def test_of_many_modules_the_last_at_each_size_are_shown(split):
     network = chain(*(conv() for _ in range(6)), conv(stride=2), *(nn.ReLU() for _ in range(3)))
     assert [field.name for field in effective_fields(network, split)] == ["5", "9"]

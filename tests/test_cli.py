@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -124,6 +125,15 @@ def test_evaluate_gives_the_accuracy_of_the_last_epoch(run, capsys):
     assert "macro avg" in shown
 
 
+def test_evaluate_warns_if_the_data_s_classes_are_others(run, tmp_path, capsys):
+    assert main(["evaluate", str(run / "best.pt"), "--data", "digits"]) == 0
+    assert capsys.readouterr().err == ""
+    checkpoint = load_checkpoint(run / "best.pt")
+    write_checkpoint(tmp_path / "turned.pt", checkpoint | {"classes": checkpoint["classes"][::-1]})
+    assert main(["evaluate", str(tmp_path / "turned.pt"), "--data", "digits"]) == 0
+    assert "WARNING: it answers with nine, eight" in capsys.readouterr().err
+
+
 def test_evaluate_normalises_as_the_network_has_learned(run, capsys, monkeypatch):
     asked = []
     monkeypatch.setattr("utils.commands.evaluate", lambda model, split: asked.append(split) or evaluate(model, split))
@@ -241,6 +251,19 @@ def test_the_package_runs_as_a_module(tmp_path):
     assert "s7_dilated" in done.stdout
 
 
+def test_a_name_that_the_terminal_cannot_show_is_no_traceback(tmp_path):
+    picture = tmp_path / "猫.png"
+    Image.new("RGB", (32, 32)).save(picture)
+    done = subprocess.run(
+        [sys.executable, "-m", "utils", "predict", "s7-fast", str(picture)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"\u732b.png" in done.stdout
+
+
 NETWORK = """
 import torch
 from torch import nn
@@ -354,6 +377,25 @@ def test_audit_of_a_checkpoint_knows_its_recipe_and_its_run(run, capsys):
     shown = capsys.readouterr().out
     assert "360 test images of embedded digits, not CIFAR-10" in shown
     assert "HorizontalFlip with p=0 is never applied" in shown
+
+
+def test_audit_credits_a_checkpoint_with_no_other_run_s_results(run, tmp_path, capsys):
+    options = ["--data", "digits", "--recipe", "digits", "--epochs", "1", "--args", '{"width": 0.375}']
+    assert main(["train", *options, "--out", str(tmp_path / "other")]) == 0
+    for name in ("run.json", "history.csv"):
+        shutil.copy(run / name, tmp_path)
+    shutil.copy(tmp_path / "other" / "best.pt", tmp_path)
+    capsys.readouterr()
+    assert "run.json and history.csv are of another run" in refused(["audit", str(tmp_path / "best.pt")], capsys)
+    shutil.copy(run / "run.json", tmp_path / "other")  # its own history alone does not help
+    assert "of another run" in refused(["audit", str(tmp_path / "other" / "best.pt")], capsys)
+
+
+def test_audit_of_weights_that_ship_takes_no_record_that_lies_about(run, tmp_path, monkeypatch, capsys):
+    shutil.copy(run / "run.json", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert main(["audit", "s7-fast"]) == 0
+    assert "no result was given" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,18 @@ def test_only_all_of_cifar10_is_cifar10():
     assert not cifar10_sized(dataset="own pictures, not CIFAR-10 as published").is_cifar10
 
 
+@pytest.mark.parametrize("names", [["a", "b", "c"], np.array(["a", "b", "c"])])
+def test_class_names_become_plain_texts_that_a_checkpoint_can_hold(names):
+    assert split(classes=names).classes == ("a", "b", "c")
+    assert all(type(name) is str for name in split(classes=names).classes)
+
+
+def test_images_that_lie_one_a_column_have_the_same_fingerprints():
+    images = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8)
+    columns = images.flatten(1).T.contiguous().T.unflatten(1, (3, 32, 32))
+    assert torch.equal(fingerprints(columns), fingerprints(images))
+
+
 # Channel statistics
 
 

@@ -195,6 +195,41 @@ def test_a_policy_that_normalises_floats_is_not_refused(tiny, recipe):
     assert one[-1]["train_loss"] == pytest.approx(other[-1]["train_loss"], rel=1e-3)
 
 
+def test_after_to_float_the_error_asks_for_the_missing_scale(network, tiny, recipe):
+    twice = A.Compose([A.ToFloat(), A.Normalize(tiny.mean, tiny.std)])
+    with pytest.raises(InputError, match=r"max_pixel_value=1\)"):
+        fit(network, tiny, recipe, policy=twice)
+
+
+def test_a_policy_that_returns_to_whole_numbers_is_not_refused(network, tiny, recipe):
+    there_and_back = A.Compose([A.ToFloat(), A.FromFloat(dtype="uint8"), A.Normalize(tiny.mean, tiny.std)])
+    fit(network, tiny, replace(recipe, epochs=1, per_image=True, workers=0), policy=there_and_back)
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"model": nn.Linear}, "a network, a torch.nn.Module, got <class"),
+        ({"data": "digits"}, r"data as load_cifar10\(\) returns it, got 'digits'"),
+        ({"recipe": "fast"}, "a recipe, as in RECIPES, got 'fast'"),
+        ({"policy": [A.HorizontalFlip()]}, "an Albumentations Compose as policy, got "),
+        ({"until": "85"}, "a number as until, got '85'"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(network, tiny, recipe, changed, says):
+    with pytest.raises(InputError, match=f"fit needs {says}"):
+        fit(**({"model": network, "data": tiny, "recipe": recipe} | changed))
+
+
+@pytest.mark.parametrize("rate", [None, 0.0, 0.3])
+def test_the_log_says_that_a_recipe_takes_the_network_s_dropout_away(tiny, recipe, tmp_path, rate):
+    model = nn.Sequential(*tiny_network(), nn.Dropout(0.3))
+    fit(model, tiny, replace(recipe, epochs=1, dropout=rate), out=tmp_path)
+    said = "Dropout 0 instead of the network's 0.3: with dropout=None" in (tmp_path / "training.log").read_text()
+    assert said == (rate == 0.0)
+    assert model[-1].p == (rate if rate is not None else 0.3)
+
+
 def test_a_policy_of_ones_own_is_used(network, tiny, recipe):
     black = A.Compose([A.CoarseDropout((1, 1), (32, 32), (32, 32), fill=0, p=1), A.Normalize(tiny.mean, tiny.std)])
     with pytest.raises(TrainingError, match=r"all the images of a batch were the same in epoch 1, at step 0"):

@@ -169,6 +169,7 @@ def test_held_out_images_that_were_learned_are_no_validation(network, tiny, reci
     with pytest.raises(InputError, match="they are no validation set"):
         fit(network, held_out, replace(recipe, epochs=1))
     evaluate(network, tiny.train)  # that is called what it is
+    evaluate(network, replace(tiny.train, name="training"))
 
 
 def test_fit_refuses_to_test_on_training_images(network, tiny, recipe, tmp_path):

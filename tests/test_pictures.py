@@ -17,6 +17,7 @@ from PIL import Image
 from utils import pictures
 from utils.arrays import CIFAR10_CLASSES
 from utils.errors import InputError
+from utils.predict import load_picture
 from utils.sources import read, recognises
 
 RNG = np.random.default_rng(0)
@@ -155,6 +156,33 @@ def jpeg_parquet(folder, ten):
     for split, (pixels, labels) in ten.items():
         write_parquet(folder, split, [encode(p, "JPEG") for p in pixels], labels)
     return folder
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_a_picture_is_the_same_to_training_and_to_predict(tmp_path, cache, mode):
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 4), np.uint8)
+    turned = Image.Exif()
+    turned[0x112] = 6  # a quarter
+    options = {"exif": turned} | ({"transparency": 0} if mode == "P" else {})
+    for split in ("train", "test"):
+        (tmp_path / split / "a").mkdir(parents=True)
+        Image.fromarray(pixels).convert(mode).save(tmp_path / split / "a" / "0.png", **options)
+    images = read(tmp_path, cache, progress=False).test_images
+    np.testing.assert_array_equal(images[0], load_picture(tmp_path / "test" / "a" / "0.png"))
+
+
+def test_gif_is_a_picture_too(folders, cache):
+    for split in ("train", "test"):
+        Image.new("RGB", (32, 32)).save(folders / split / "cat" / "a.gif")
+    arrays = read(folders, cache, progress=False)
+    assert (len(arrays.train_images), len(arrays.test_images)) == (21, 11)
+    assert "GIF and PNG pictures" in arrays.provenance
+
+
+def test_a_class_without_a_picture_is_refused(folders, cache):
+    for picture in (folders / "test" / "cat").iterdir():
+        picture.rename(picture.with_suffix(".heic"))
+    refused(folders, cache, "no picture in .*cat: files count that lie in the folder itself and end in .jpg")
 
 
 def test_complete_jpeg_pictures_are_called_a_copy_of_unverified_source(tmp_path, cache, ten):
@@ -331,6 +359,15 @@ def test_pictures_are_decoded_once(form, request, cache, ten, monkeypatch):
     assert_same_pixels(again, ten)
     assert again[4:] == first[4:]
     assert len(names(cache)) == 1
+
+
+@pytest.mark.parametrize("form", ["parquet", "folders"])
+def test_what_another_version_of_the_decoder_made_is_decoded_anew(form, request, cache, ten, monkeypatch):
+    path = request.getfixturevalue(form)
+    read(path, cache, progress=False)
+    monkeypatch.setattr(pictures.features, "version", lambda name: "another")
+    read(path, cache, progress=False)
+    assert len(names(cache)) == 2
 
 
 def test_parquet_is_known_by_its_contents_wherever_it_lies(parquet, cache, monkeypatch):

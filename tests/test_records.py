@@ -1,14 +1,17 @@
 """What a run is, and whether a record is its own."""
 
 import json
+import random
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 from utils import InputError
 from utils.engine import fit
-from utils.records import finished_record, identity, must_agree, read_record, with_defaults
+from utils.records import finished_record, identity, must_agree, network_digest, read_record, with_defaults
 
 HERE = Path("runs/here")
 
@@ -82,3 +85,20 @@ def test_a_network_that_had_other_parameters_then_is_another(finished):
     changed(path, parameters=200_001)
     with pytest.raises(InputError, match=r"another parameters \(200001 then, 267 now\)"):
         finished_record(path.parent, *run)
+
+
+def test_a_network_that_draws_numbers_is_the_same_in_another_process():
+    class Drawing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.generator = torch.Generator()
+            self.head = nn.Linear(3, 10)
+
+        def forward(self, images):
+            noise = torch.zeros_like(images).normal_(generator=self.generator)
+            return self.head((images + noise).mean((2, 3))) * random.random()
+
+    random.seed(1)
+    first = network_digest(Drawing(), (3, 32, 32))
+    random.seed(2)
+    assert first == network_digest(Drawing(), (3, 32, 32)) is not None

@@ -121,6 +121,11 @@ def test_results_of_a_network_or_of_data_that_have_been_changed_since_are_refuse
     relabelled = replace(tiny.test, labels=tiny.test.labels.flip(0))
     with pytest.raises(InputError, match="another content"):
         repeated(ImageData(tiny.train, relabelled))
+    changed_in_place = ImageData(tiny.train, replace(tiny.test, labels=tiny.test.labels.clone()))
+    repeated(changed_in_place)
+    changed_in_place.test.labels.copy_(relabelled.labels)
+    with pytest.raises(InputError, match="another content"):
+        repeated(changed_in_place)
     as_it_was = MODELS["s7"]
 
     @functools.wraps(as_it_was)
@@ -194,3 +199,14 @@ def test_the_records_in_the_repository_are_of_its_networks_and_recipes(path):
     must_agree(path, record, now)
     assert record["parameters"] == parameter_count(model)
     assert f"seed{record['seed']}" == path.parent.name
+
+
+def test_seeds_that_are_far_apart_draw_other_epochs(tiny, recipe):
+    """torch's CPU generator looks at 32 bits of its seed: 4096 << 20 was the same to it as 0."""
+    from utils.engine import epoch_batches, recipe_policy
+
+    def first(seed: int):
+        return next(epoch_batches(tiny.train, recipe_policy(recipe, tiny), recipe, seed, 1))[0]
+
+    assert not any(torch.equal(first(0), first(seed)) for seed in (4096, 8192, 2**32 - 4096))
+    assert torch.equal(first(4096), first(4096))

@@ -99,6 +99,17 @@ def test_results_without_a_checkpoint_to_go_on_from_are_not_overwritten_either(r
     assert new_folder(run[0]) != run[0]
 
 
+def test_a_history_alone_is_not_wiped_by_a_new_run(run, tiny, recipe):
+    for file in run[0].iterdir():
+        if file.name != "history.csv":
+            file.unlink()
+    before = (run[0] / "history.csv").read_bytes()
+    with pytest.raises(InputError, match="holds a run already"):
+        fit(tiny_network(), tiny, recipe, seed=5, out=run[0])
+    assert (run[0] / "history.csv").read_bytes() == before
+    assert new_folder(run[0]) != run[0]
+
+
 def test_results_are_not_wiped_when_there_is_nothing_to_resume(run, tiny, recipe):
     for name in ("last.pt", "previous.pt"):
         (run[0] / name).unlink()

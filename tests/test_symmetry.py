@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from conftest import tiny_network
 from torch import nn
 
-from utils.engine import fit
+from utils.engine import fit, suited, unpaired
 from utils.errors import InputError
 from utils.models import MODELS, build_model
 from utils.recipes import OPTIMIZERS
@@ -159,8 +159,33 @@ FLATTENED = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear
 WHY_NOT = {
     "3 takes 7200 values, which are not the channels of a layer before it": FLATTENED,
     "0 takes 3072 values, which are not": nn.Sequential(nn.Linear(3072, 3)),
-    "1 is a ConvTranspose2d": nn.Sequential(nn.Conv2d(3, 8, 3), nn.ConvTranspose2d(8, 8, 3), nn.Conv2d(8, 3, 1)),
-    "1 is a LayerNorm": nn.Sequential(nn.Conv2d(3, 8, 3), nn.LayerNorm([8, 30, 30]), nn.Conv2d(8, 3, 1)),
+    "1 is a ConvTranspose2d with": nn.Sequential(nn.Conv2d(3, 8, 3), nn.ConvTranspose2d(8, 8, 3), nn.Conv2d(8, 3, 1)),
+    "1 is a LayerNorm with": nn.Sequential(nn.Conv2d(3, 8, 3), nn.LayerNorm([8, 30, 30]), nn.Conv2d(8, 3, 1)),
+}
+
+
+class Scaled(nn.Sequential):
+    """Factors of its own, of which nobody but it knows what they are for: here, the classes."""
+
+    def __init__(self, *layers: nn.Module):
+        super().__init__(*layers)
+        self.factors = nn.Parameter(torch.arange(3.0))
+
+    def forward(self, images):
+        return super().forward(images) * self.factors
+
+
+def ending_in(head: nn.Module) -> list[nn.Module]:
+    return [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head]
+
+
+WHY_NOT |= {
+    "the network is a Scaled with factors": Scaled(*ending_in(nn.Linear(8, 3))),
+    "4.parametrizations.weight is a ParametrizationList with original0": nn.Sequential(
+        *ending_in(nn.utils.parametrizations.weight_norm(nn.Linear(8, 3)))
+    ),
+    "4 is a Linear with bias and weight_orig": nn.Sequential(*ending_in(nn.utils.spectral_norm(nn.Linear(8, 3)))),
+    "1 has 2 groups that part the channels of pairs": nn.Sequential(nn.Conv2d(3, 6, 3), nn.GroupNorm(2, 6)),
 }
 
 
@@ -191,3 +216,43 @@ def test_gradients_stay_as_they_lie_in_memory():
     before = [parameter.grad.stride() for parameter in model.parameters()]
     MirrorSymmetry(model).average_gradients()
     assert [parameter.grad.stride() for parameter in model.parameters()] == before
+
+
+class Shuffled(nn.Module):
+    """A network whose layers are not in the order in which they run, or that has one that never runs."""
+
+    def __init__(self, last: nn.Module):
+        super().__init__()
+        self.body, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, 3)
+        self.last = last
+
+    def forward(self, images):
+        return self.head(self.body(images).relu().mean((2, 3)))
+
+
+def test_a_head_that_is_not_the_last_of_the_layers_is_noticed(tiny, recipe):
+    asked = replace(recipe, mirror_symmetric=True)
+    assert suited(asked, Shuffled(nn.ReLU())).mirror_symmetric
+    for last in (nn.Linear(8, 3), nn.Conv2d(3, 8, 1)):
+        assert not suited(asked, Shuffled(last)).mirror_symmetric
+        assert unpaired(Shuffled(last), 32) == "head answers with the classes, but last is the last of its layers"
+
+
+@pytest.mark.parametrize(
+    ("channels", "groups", "parts"),
+    [
+        ((8, 8), 8, False),
+        ((8, 16), 8, True),
+        ((8, 4), 4, True),
+        ((8, 16), 4, False),
+        ((6, 6), 2, True),
+        ((9, 18), 9, False),
+    ],
+)
+def test_groups_that_part_pairs_are_noticed(channels, groups, parts):
+    first, layer = nn.Conv2d(3, channels[0], 3, padding=1), nn.Conv2d(*channels, 3, padding=1, groups=groups)
+    model = nn.Sequential(first, layer, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels[1], 3))
+    assert bool(asymmetry(model)) == parts
+    MirrorSymmetry(model).impose()
+    images = some_images()
+    assert torch.allclose(model(images), model(images.flip(3)), atol=1e-6) != parts

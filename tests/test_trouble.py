@@ -102,6 +102,25 @@ def test_the_step_of_a_constant_batch_is_named(network, tiny, recipe, monkeypatc
         fit(network, tiny, recipe)
 
 
+def test_an_error_of_one_s_own_in_a_process_that_augments_is_shown_as_it_is(tiny, recipe):
+    def wrong(image, **options):
+        raise RuntimeError("my own mistake")
+
+    policy = A.Compose([A.Lambda(image=wrong, name="wrong", p=1), *recipe_policy(recipe, tiny).transforms])
+    with pytest.raises(RuntimeError, match="my own mistake") as caught:
+        fit(tiny_network(), tiny, replace(recipe, per_image=True, workers=1), policy=policy)
+    assert not isinstance(caught.value, TrainingError)
+
+
+def test_answers_that_are_not_finite_after_an_epoch_end_the_run(tiny, recipe, monkeypatch):
+    def broken(*_, **__):
+        raise InputError("the network's answers are not finite")
+
+    monkeypatch.setattr(engine, "evaluate", broken)
+    with pytest.raises(TrainingError, match="after epoch 1: .* not finite; try a lower learning rate"):
+        fit(tiny_network(), tiny, recipe)
+
+
 def test_a_network_that_only_guesses_is_given_up(tmp_path):
     train = tiny_split(3000, "train", 0)
     train.labels.copy_(train.labels[torch.randperm(3000)])  # they say nothing about the images any more

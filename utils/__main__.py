@@ -182,4 +182,6 @@ def shape(text: str) -> tuple[int, int, int]:
 
 
 if __name__ == "__main__":
+    for stream in (sys.stdout, sys.stderr):  # of names that a terminal cannot show, it shows the code points
+        stream.reconfigure(errors="backslashreplace")
     sys.exit(main())

@@ -105,6 +105,12 @@ def data_of(arguments: argparse.Namespace, checkpoint: dict) -> ImageData:
     trained_on = checkpoint["data"]["name"]
     if trained_on != data.name:
         print(f"WARNING: trained on {trained_on}, tested on {data.name}", file=sys.stderr)
+    if (learned := tuple(checkpoint["classes"])) != data.classes:
+        print(
+            f"WARNING: it answers with {', '.join(learned)}; the data's classes are {', '.join(data.classes)}: they "
+            "are compared by their places",
+            file=sys.stderr,
+        )
     return data
 
 

@@ -17,7 +17,6 @@ from pathlib import Path
 import platformdirs
 import torch
 import torch.nn.functional as F
-from PIL import features
 from torch import Tensor
 from torchvision.datasets import CIFAR10
 
@@ -25,6 +24,7 @@ from utils import sources
 from utils.arrays import ARCHIVE_BYTES, CIFAR10_CLASSES, DIGITS, JPEG_COPY, ORIGINAL, Arrays
 from utils.download import NoNetwork, fetch
 from utils.errors import InputError
+from utils.pictures import jpeg_decoder
 
 # The original host comes last: since June 2026 it serves 55 kB/s or nothing (pytorch/vision issue 9536).
 MIRRORS = (
@@ -63,6 +63,7 @@ class Split:
     def __post_init__(self) -> None:
         for name in ("mean", "std"):  # NumPy's numbers would end up in checkpoints
             object.__setattr__(self, name, tuple(map(float, getattr(self, name))))
+        object.__setattr__(self, "classes", tuple(map(str, self.classes)))  # and so would its texts
 
         def check(fits: bool, expected: str, got: object) -> None:
             if not fits:
@@ -100,7 +101,7 @@ class Split:
 
 def fingerprints(images: Tensor) -> Tensor:
     """A number an image, the same for the same pixels: int64 (N,), on the CPU, of uint8 (N, ...)."""
-    pixels = images.cpu().flatten(1)
+    pixels = images.cpu().flatten(1).contiguous()  # an array may hold one image a column
     words = F.pad(pixels, (0, -pixels.size(1) % 8)).view(torch.int64)  # 8 pixels a word
     odd = torch.randint(-(2**62), 2**62, (words.size(1),), generator=torch.Generator().manual_seed(0)) * 2 + 1
     return torch.cat([(part * odd).sum(1) for part in words.split(1000)])
@@ -205,8 +206,7 @@ class ImageData:
         for split in (self.train, self.test):
             for numbers in (fingerprints(split.images), split.labels.cpu()):
                 content.update(numbers.numpy().tobytes())
-        decoder = features.version("libjpeg_turbo") or features.version("jpg")
-        return f"libjpeg {decoder}: {content.hexdigest()[:16]}"
+        return f"{jpeg_decoder()}: {content.hexdigest()[:16]}"
 
     def to_dict(self) -> dict[str, str | int]:
         """What a run's record keeps: {"name", "provenance", "train_images", "test_images"}."""

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from math import isfinite
+from numbers import Real
 from pathlib import Path
 
 import albumentations as A
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 from utils.data import ImageData, Split, fingerprints
 from utils.device import pick_device
-from utils.errors import InputError, check_seed
+from utils.errors import InputError, TrainingError, check_seed
 from utils.evaluation import answer_shape, check_fit, check_unseen, evaluate
 from utils.recipes import Recipe
 from utils.runs import AS_BUILT, Run
@@ -73,10 +74,11 @@ def fit(
 
     Raises:
         InputError: model, data, recipe or run folder do not fit together.
-        TrainingError: the loss is not finite, the network learns nothing, memory runs out, a loader's worker dies, or
-            the end of the run cannot be saved. The last good checkpoint stays.
+        TrainingError: loss or answers are not finite, the network learns nothing, memory runs out, a loader's worker
+            dies, or the end of the run cannot be saved. The last good checkpoint stays.
     """
     started = time.monotonic()
+    check_kinds(model, data, recipe, policy, until)
     check_seed(seed)
     if until is not None and not isfinite(until):
         raise InputError(f"until={until} is no accuracy")
@@ -88,6 +90,7 @@ def fit(
     asked, recipe = recipe, suited(recipe, model)
     check_last_batch(model, data.train, recipe)
     check_symmetry(model, recipe)
+    rates = {module.p for module in model.modules() if isinstance(module, nn.Dropout)} - {recipe.dropout}
     trainer = Trainer(model, recipe, pick_device(device))
     data = data.to(trainer.device)
     with Run(out, trainer, data, seed, until, policy, origin(model), started) as run, explained(trainer):
@@ -96,14 +99,20 @@ def fit(
         if recipe.sides != asked.sides:
             run.log(f"Image sides {recipe.sides} instead of {asked.sides}: the network cannot take the smaller ones")
         if recipe.mirror_symmetric != asked.mirror_symmetric:
-            run.log(f"Mirror symmetry is not imposed: {asymmetry(model)}")
+            run.log(f"Mirror symmetry is not imposed: {unpaired(model, max(recipe.sides))}")
+        if rates and recipe.dropout is not None:
+            own = ", ".join(f"{rate:g}" for rate in sorted(rates))
+            run.log(f"Dropout {recipe.dropout:g} instead of the network's {own}: with dropout=None a recipe leaves it")
         while run.epoch <= recipe.epochs and not run.reached(until):
             epoch = run.epoch
             transforms = policy or recipe_policy(recipe, data, epoch)
             batches = epoch_batches(data.train, transforms, recipe, seed, epoch, trainer.tally.steps)
             line = trainer.train(batches, epoch, len(data.train), report_every, run.log, run.after_step)
             trainer.check(epoch)
-            tested = evaluate(model, data.test, precision=trainer.precision)
+            try:
+                tested = evaluate(model, data.test, precision=trainer.precision)
+            except InputError as error:  # before it was trained, model and data fitted together
+                raise TrainingError(f"after epoch {epoch}: {error}; try a lower learning rate") from error
             run.log(line, show=False)  # tqdm has shown it
             if class_report:
                 run.log(tested.report)
@@ -122,6 +131,19 @@ def fit(
             check_learning(run.history, data.train)
         run.finish()
     return run.history
+
+
+def check_kinds(model: object, data: object, recipe: object, policy: object, until: object) -> None:
+    """Refuses what cannot be meant, such as a recipe's name instead of the recipe."""
+    for expected, kind, got in (
+        ("a network, a torch.nn.Module", nn.Module, model),
+        ("data as load_cifar10() returns it", ImageData, data),
+        ("a recipe, as in RECIPES", Recipe, recipe),
+        ("an Albumentations Compose as policy", A.Compose | None, policy),
+        ("a number as until", Real | None, until),
+    ):
+        if not isinstance(got, kind):
+            raise InputError(f"fit needs {expected}, got {got!r:.80}")
 
 
 def learned_from(model: nn.Module, split: Split) -> Tensor:
@@ -178,7 +200,26 @@ def suited(recipe: Recipe, model: nn.Module) -> Recipe:
     if max(recipe.sides) not in usable:
         raise InputError(f"{type(model).__name__} cannot take images of {max(recipe.sides)} pixels, a recipe's side")
     sides = tuple(min(u for u in usable if u >= side) for side in recipe.sides)
-    return replace(recipe, sides=sides, mirror_symmetric=recipe.mirror_symmetric and not asymmetry(model))
+    symmetric = recipe.mirror_symmetric and not unpaired(model, max(sides))
+    return replace(recipe, sides=sides, mirror_symmetric=symmetric)
+
+
+def unpaired(model: nn.Module, side: int) -> str:
+    """Why a recipe cannot keep the network mirror-symmetric; "" if it can.
+
+    `MirrorSymmetry` takes the last of its layers for the one that answers with the classes, so that has to be true.
+    """
+    names = {layer: name for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)}
+    ran: list[nn.Module] = []
+    hooks = [layer.register_forward_hook(lambda layer, *_: ran.append(layer)) for layer in names]
+    try:
+        answer_shape(model, (3, side, side))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if ran and ran[-1] is not (last := list(names)[-1]):
+        return f"{names[ran[-1]]} answers with the classes, but {names[last]} is the last of its layers"
+    return asymmetry(model)
 
 
 def epoch_batches(
@@ -193,7 +234,7 @@ def epoch_batches(
         start: how many batches to leave out, because they have been learned already.
     """
     device = split.images.device
-    generator = torch.Generator(device).manual_seed((seed << 20) + epoch)
+    generator = torch.Generator(device).manual_seed(epoch_seed(seed, epoch))
     order = torch.randperm(len(split), generator=generator, device=device)
     if recipe.per_image:
         rest = order[start * recipe.batch_size :]
@@ -206,6 +247,13 @@ def epoch_batches(
         dropout_seed = np.random.SeedSequence((seed, epoch, step)).generate_state(1, np.uint64)[0]
         torch.manual_seed(int(dropout_seed))  # dropout draws from torch's own generator
         yield batch
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """What order and augmentation of an epoch are drawn by; 32 bits, as torch's CPU generator leaves out the others."""
+    if seed < 1 << 12:
+        return (seed << 20) + epoch
+    return int(np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint32)[0])
 
 
 def batches_ahead(

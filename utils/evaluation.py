@@ -162,15 +162,17 @@ def check_unseen(learned_from: Tensor | None, split: Split) -> None:
             `model.learned_from`, and checkpoints keep them.
 
     Raises:
-        InputError: more than 1 % of the images of a split not called "train" are among them, pixel for pixel.
+        InputError: more than 1 % of the split's images are among them, pixel for pixel, and its name does not begin
+            with "train".
     """
-    if split.name == "train" or learned_from is None:
+    if split.name.startswith("train") or learned_from is None:
         return
     seen = int(torch.isin(fingerprints(split.images), learned_from).sum())
     if seen > SEEN_ALLOWED * len(split):
         raise InputError(
             f"{seen:,} of these {len(split):,} images are among those that the network has learned from: they are no "
-            f"{split.name} set; test on data.test, start from new weights, or give the split its true name"
+            f"{split.name} set; test on data.test, start from new weights, take out images that are there twice, or "
+            "give the split its true name"
         )
 
 

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from tqdm import tqdm
 
@@ -39,11 +39,12 @@ JPEG_COPY_PROVENANCE = "CIFAR-10 re-encoded as JPEG, the pictures of github.com/
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 # What PIL may open. Others of its readers start programs (EPS), or are as seldom looked after as used.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
+EXTENSIONS = (*IMG_EXTENSIONS, ".gif")  # torchvision leaves that one out
 # A few bytes may unpack to gigabytes. What is larger than this is refused before it is unpacked.
 MOST_PICTURES = 250_000  # of a split
 LARGEST_FILE = 1 << 30  # bytes of a Parquet file, and of all the pictures in it
 LARGEST_PICTURE = 1 << 20  # bytes of an encoded picture of 32x32 pixels, which takes about 3,000
-CACHE_VERSION = 1  # to be raised with every change to `Arrays` or to what is decoded into it
+CACHE_VERSION = 2  # to be raised with every change to `Arrays` or to what is decoded into it
 
 
 class Picture(NamedTuple):
@@ -74,7 +75,7 @@ def read_parquet(folder: Path, cache: Path, progress: bool) -> Arrays:
         train, test = ([row for file in files[split] for row in _parquet_rows(file)] for split in SPLITS)
         return _decode(train, test, classes, "Parquet in the layout of uoft-cs/cifar10", progress)
 
-    arrays = cached(cache, [*sha256, classes], decode)
+    arrays = cached(cache, [*sha256, classes, jpeg_decoder()], decode)
     return arrays._replace(provenance=JPEG_COPY_PROVENANCE) if sha256 == JPEG_COPY_SHA256 else arrays
 
 
@@ -179,8 +180,14 @@ def read_folders(path: Path, cache: Path, progress: bool) -> Arrays:
         split: [(label, file) for label, name in enumerate(classes) for file in _picture_files(path / split / name)]
         for split in SPLITS
     }
+    for split, labelled in files.items():
+        empty = sorted(set(range(len(classes))) - {label for label, _ in labelled})
+        if labelled and empty:
+            folders = ", ".join(str(path / split / classes[label]) for label in empty)
+            endings = ", ".join(EXTENSIONS)
+            raise InputError(f"no picture in {folders}: files count that lie in the folder itself and end in {endings}")
     # 60,000 files are slow to read: the same paths, sizes and times are taken for the same pictures.
-    stamps = [(str(path.resolve()), *classes)]
+    stamps = [(str(path.resolve()), *classes, jpeg_decoder())]
     stamps += [(split, label, file.name, *_size_and_times(file)) for split in SPLITS for label, file in files[split]]
 
     def decode() -> Arrays:
@@ -188,6 +195,11 @@ def read_folders(path: Path, cache: Path, progress: bool) -> Arrays:
         return _decode(train, test, classes, "picture folders", progress)
 
     return cached(cache, stamps, decode)
+
+
+def jpeg_decoder() -> str:
+    """What decodes JPEG, with its version: another one may round pixels otherwise."""
+    return f"libjpeg {features.version('libjpeg_turbo') or features.version('jpg')}"
 
 
 def class_folders(folder: Path) -> list[Path]:
@@ -201,7 +213,7 @@ def _picture_files(folder: Path) -> list[os.DirEntry]:
     """Its visible files with a picture's extension, by name."""
     with os.scandir(folder) as entries:
         visible = [entry for entry in entries if not entry.name.startswith(".")]
-    pictures = [entry for entry in visible if entry.name.lower().endswith(IMG_EXTENSIONS)]
+    pictures = [entry for entry in visible if entry.name.lower().endswith(EXTENSIONS)]
     return sorted(pictures, key=lambda entry: entry.name)
 
 
@@ -256,12 +268,18 @@ def _decode_picture(picture: Picture) -> tuple[np.ndarray, str]:
                 raise InputError(f"{picture.where}: {got} pixels, expected {SIDE}x{SIDE}; resize the pictures first")
             if image.mode not in MODES:
                 raise InputError(f"{picture.where}: mode {image.mode}, expected 8-bit colours; convert it to RGB first")
-            return np.asarray(image.convert("RGB")).transpose(2, 0, 1), image.format
+            return np.asarray(as_rgb(image)).transpose(2, 0, 1), image.format
     except InputError:
         raise
     except Exception as error:  # PIL's many readers raise as many kinds of exception on broken bytes
         reason = f"none of {', '.join(FORMATS)}" if isinstance(error, UnidentifiedImageError) else error
         raise InputError(f"{picture.where}: cannot be decoded ({reason}); replace or remove it") from error
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """A picture of one of the `MODES` in RGB: turned as its EXIF says, with white for what is transparent."""
+    picture = ImageOps.exif_transpose(image).convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
 
 
 def cached(cache: Path, key: object, decode: Callable[[], Arrays]) -> Arrays:

@@ -15,7 +15,7 @@ from utils.arrays import check_size
 from utils.device import autocast, pick_precision
 from utils.errors import InputError
 from utils.evaluation import evaluating, normalize
-from utils.pictures import FORMATS, MODES
+from utils.pictures import FORMATS, MODES, as_rgb
 
 LARGEST_FILE = 50_000_000  # bytes
 
@@ -36,15 +36,13 @@ def load_picture(path: str | Path, side: int = 32) -> Tensor:
             with Image.open(path, formats=FORMATS) as opened:
                 if opened.mode not in MODES:
                     raise InputError(f"{path}: mode {opened.mode}, expected 8-bit colours; convert it to RGB first")
-                picture = ImageOps.exif_transpose(opened).convert("RGBA")
+                picture = as_rgb(opened)
     except InputError:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise InputError(f"{path}: more than {Image.MAX_IMAGE_PIXELS:,} pixels; scale it down first") from error
     except Exception as error:  # PIL's many readers raise as many kinds of exception on broken bytes
         raise InputError(f"{path}: not a picture that can be read; PNG and JPEG can") from error
-    white = Image.new("RGBA", picture.size, "white")
-    picture = Image.alpha_composite(white, picture).convert("RGB")
     picture = ImageOps.fit(picture, (side, side), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
 

@@ -7,7 +7,7 @@ import io
 import json
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 
@@ -139,6 +139,7 @@ def repeat(
         InputError: the name is unknown, or a folder holds another run.
         TrainingError: see `fit`.
     """
+    data = replace(data)  # the digest that this one keeps may be of pixels or labels that were changed since
     records = []
     for seed in range(seeds):
         folder = Path(out) / f"seed{seed}"
@@ -165,6 +166,7 @@ def finished_seeds(
     Raises:
         InputError: the name is unknown, or a folder holds another run.
     """
+    data = replace(data)  # as in `repeat`
 
     def record(seed: int) -> dict | None:
         model = change(build_model(model_name, seed=seed, classes=len(data.classes), **arguments))

@@ -143,7 +143,7 @@ class Run:
             self.resume()
         elif resume and has_history(self.folder):
             raise InputError(f"{self.folder} holds results, but no checkpoint to go on from: name another folder")
-        elif not resume and self.folder is not None and holds_results(self.folder):
+        elif not resume and self.folder is not None and is_taken(self.folder):
             raise InputError(f"{self.folder} holds a run already: resume it (--resume), or name another folder")
         else:
             self.start()
@@ -335,14 +335,19 @@ def has_history(folder: Path) -> bool:
     return bool(epochs) or (folder / "run.json").exists()
 
 
+def is_taken(folder: Path) -> bool:
+    """Whether there is anything in the folder that a new run would overwrite."""
+    return holds_results(folder) or has_history(folder)
+
+
 def new_folder(wish: str | Path) -> Path:
     """The first of `wish`, `wish-2`, `wish-3`, ... that holds no run yet, so that none is overwritten."""
-    return next(folder for folder in numbered(Path(wish)) if not holds_results(folder))
+    return next(folder for folder in numbered(Path(wish)) if not is_taken(folder))
 
 
 def newest_folder(wish: str | Path) -> Path:
     """The folder before that one: of the run to resume. `wish` itself if it holds no run."""
-    return ([Path(wish), *takewhile(holds_results, numbered(Path(wish)))])[-1]
+    return ([Path(wish), *takewhile(is_taken, numbered(Path(wish)))])[-1]
 
 
 def numbered(wish: Path) -> Iterator[Path]:

@@ -13,6 +13,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+# Layers with no other parameters than one factor and one offset for each channel.
+ONE_A_CHANNEL = nn.BatchNorm1d | nn.BatchNorm2d | nn.SyncBatchNorm | nn.InstanceNorm2d | nn.GroupNorm | nn.PReLU
+
 
 class MirrorSymmetry:
     """Which weights of a network are each other's mirror images.
@@ -64,8 +67,9 @@ class MirrorSymmetry:
 def asymmetry(model: nn.Module) -> str:
     """Why a network cannot be kept mirror-symmetric by its channels alone; "" if nothing speaks against it.
 
-    Its weights must be those of convolutions, of layers with one weight a channel, and of linear layers that take
-    channels: not the pixels of a map.
+    Its weights must be those of convolutions, of norms with one weight a channel, and of linear layers that take
+    channels: not the pixels of a map. What other layers and the network itself do with weights of their own is not
+    known.
     """
     channels = set()  # the numbers of them that layers so far have answered with
     for name, layer in model.named_modules():
@@ -73,11 +77,21 @@ def asymmetry(model: nn.Module) -> str:
             return f"{name} takes {layer.in_features} values, which are not the channels of a layer before it"
         if isinstance(layer, nn.Conv2d) and len(layer.weight) < layer.out_channels:
             return f"{name} has one kernel of each pair only"
+        if isinstance(layer, nn.Conv2d) and parts_pairs(layer.groups, layer.in_channels, layer.out_channels):
+            return f"{name} has {layer.groups} groups that part the channels of pairs"
+        if isinstance(layer, nn.GroupNorm) and parts_pairs(layer.num_groups, layer.num_channels):
+            return f"{name} has {layer.num_groups} groups that part the channels of pairs"
+        own = {parameter for parameter, _ in layer.named_parameters(recurse=False)}
+        if own - {"weight", "bias"} or (own and not isinstance(layer, nn.Conv2d | nn.Linear | ONE_A_CHANNEL)):
+            return f"{name or 'the network'} is a {type(layer).__name__} with {' and '.join(sorted(own))}"
         if isinstance(layer, nn.Conv2d | nn.Linear):
             channels.add(len(layer.weight))
-        elif any(parameter.ndim > 1 for parameter in layer.parameters(recurse=False)):
-            return f"{name} is a {type(layer).__name__}"
     return ""
+
+
+def parts_pairs(groups: int, *channels: int) -> bool:
+    """Whether the channels of a pair are in different groups. They may be, if every channel is a group of its own."""
+    return set(channels) != {groups} and any(number % 2 == 0 and number // groups % 2 for number in channels)
 
 
 def flat(tensors: Iterable[Tensor]) -> Tensor:

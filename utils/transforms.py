@@ -160,11 +160,14 @@ def check_normalized(policy: A.Compose, mean: Sequence[float], std: Sequence[flo
     Raises:
         InputError: it does not normalise once, by `mean` and `std` (0..1 units, to the second decimal).
     """
-    steps = [(at, t) for at, t in enumerate(policy.transforms) if isinstance(t, A.Normalize)]
-    by = [normalized_by(t, full_scale(policy.transforms[:at])) for at, t in steps if t.normalization == "standard"]
+    places = [at for at, transform in enumerate(policy.transforms) if isinstance(transform, A.Normalize)]
+    steps = [(policy.transforms[at], full_scale(policy.transforms[:at])) for at in places]
+    by = [normalized_by(*step) for step in steps if step[0].normalization == "standard"]
     if len(by) != 1 or not np.allclose(by[0], (mean, std), rtol=0, atol=0.01):
         mean, std = (tuple(round(v, 4) for v in values) for values in (mean, std))
-        raise InputError(f"the policy has to normalise as the test does: with A.Normalize(mean={mean}, std={std})")
+        full = steps[-1][1] if steps else full_scale(policy.transforms)
+        asked = f"A.Normalize(mean={mean}, std={std}, max_pixel_value={full:g})"
+        raise InputError(f"the policy has to normalise as the test does, once: with {asked}")
 
 
 def normalized_by(normalize: A.Normalize, full: float) -> np.ndarray:
@@ -174,8 +177,8 @@ def normalized_by(normalize: A.Normalize, full: float) -> np.ndarray:
 
 def full_scale(before: Sequence[A.BasicTransform]) -> float:
     """The largest value of a pixel that comes out of `before`: 255, or 1 after ToFloat."""
-    largest = [255 / (t.max_value or 255) for t in before if isinstance(t, A.ToFloat)]
-    return largest[-1] if largest else 255
+    last = next((t for t in reversed(before) if isinstance(t, A.ToFloat | A.FromFloat)), None)
+    return 255 / (last.max_value or 255) if isinstance(last, A.ToFloat) else 255
 
 
 class PerImage(Dataset):

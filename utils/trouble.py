@@ -92,7 +92,7 @@ def explained(trainer: Trainer) -> Iterator[None]:
         yield
     except (RuntimeError, MemoryError) as error:
         kept = "what was saved last is kept, to resume from"
-        if "DataLoader worker" in str(error):
+        if "DataLoader worker (pid" in str(error):  # what it raises while alive has no number
             raise TrainingError(
                 f"a process that augments images died ({one_line(error)}); {kept}; if it happens again, use "
                 "dataclasses.replace(recipe, workers=0), or per_image=False"

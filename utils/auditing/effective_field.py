@@ -106,7 +106,7 @@ def outputs_of(network: nn.Module, names: Sequence[str]) -> dict[str, object]:
 
 
 def stages(network: nn.Module, shape: tuple[int, ...]) -> list[str]:
-    """The names of the network's children that leave a map; of an only child, those of its own children.
+    """The names of the network's children that leave a map; of an only child, or if none does, of their children.
 
     Of more than 8, the last at each size of the map.
 
@@ -117,22 +117,14 @@ def stages(network: nn.Module, shape: tuple[int, ...]) -> list[str]:
     Raises:
         InputError: there are none.
     """
-    parent, prefix = network, ""
-    levels = []  # of names
-    while children := dict(parent.named_children()):
-        levels.append([prefix + name for name in children])
-        name, parent = next(iter(children.items()))
-        prefix += f"{name}."
-        if len(children) > 1:
-            break
-    outputs = outputs_of(network, [name for names in levels for name in names])
+    names = [name for name, _ in network.named_modules() if name]
+    outputs = outputs_of(network, names)
     with torch.no_grad():
         network(torch.ones(1, *shape))
-    maps = {name: tuple(output.shape[2:]) for name, output in outputs.items() if is_map(output)}
-    for names in reversed(levels):  # the lowest of them that has maps
-        if found := {name: size for name, size in maps.items() if name in names}:
-            maps = found
-            break
+    level, maps = [""], {}  # modules at one depth, and the sizes of what they leave
+    while level and (len(level) == 1 or not maps):
+        level = [name for name in names if name.rpartition(".")[0] in level]
+        maps = {name: tuple(outputs[name].shape[2:]) for name in level if is_map(outputs.get(name))} or maps
     if len(maps) > MOST:
         maps = {name: size for size, name in {size: name for name, size in maps.items()}.items()}
     if not maps:

@@ -144,7 +144,7 @@ def passing_copy(model: nn.Module) -> nn.Module:
     for parameter in model.parameters():
         if parameter.is_floating_point():
             values = torch.empty(parameter.shape, dtype=torch.float64).uniform_(0.5, 1.5, generator=generator)
-            memo[id(parameter)] = nn.Parameter(values.div_(parameter[0].numel() if parameter.dim() > 1 else 1))
+            memo[id(parameter)] = nn.Parameter(values.div_(max(1, parameter.shape[1:].numel())))
     model = nn.Module.train(copied(model, memo).cpu().double(), False)  # its own `train` may be another thing
     with torch.no_grad():
         for buffer in model.buffers():

@@ -16,11 +16,14 @@ from torch import nn
 
 from utils.checkpoint import load_model
 from utils.errors import InputError, lookup, one_line
+from utils.history import read_history
 from utils.models import MODELS, build_model
 from utils.models.pretrained import shipped
 from utils.recipes import RECIPES, Recipe
+from utils.records import as_json, read_record, with_defaults
 
 DEFAULT_RECIPE = "fast"  # of networks of ours that have no recipe of their own
+IDENTITY = ("model", "model_arguments", "recipe", "seed", "data")  # what a checkpoint and its run.json both say
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,9 @@ def given_network(place: str, arguments: str = "{}", recipe: str | None = None) 
             raise InputError(f"{place}: a checkpoint knows its constructor's arguments: leave --args away")
         model, checkpoint = load_model(place)
         folder = Path(place).parent
-        run = folder if (folder / "run.json").is_file() else None
+        run = folder if place not in shipped() and (folder / "run.json").is_file() else None
+        if run and not is_of_run(checkpoint, run):
+            raise InputError(f"{place}: {run / 'run.json'} and history.csv are of another run: keep it with its own")
         return Given(model, chosen or recorded_recipe(checkpoint["recipe"]), run)
     path, colon, name = place.rpartition(":")
     if colon and name.isidentifier():
@@ -58,6 +63,14 @@ def given_network(place: str, arguments: str = "{}", recipe: str | None = None) 
     if place.endswith(".py"):
         raise InputError(f"{place}: name the class too, as in {place}:Net")
     return Given(named_network(place, keywords), chosen or RECIPES.get(place, RECIPES[DEFAULT_RECIPE]))
+
+
+def is_of_run(checkpoint: dict, folder: Path) -> bool:
+    """Whether the records beside a checkpoint are of its run: of the same network, recipe, seed, data and history."""
+    run, history = read_record(folder / "run.json"), read_history(folder / "history.csv")
+    known = with_defaults(checkpoint)
+    same = all(as_json(run.get(field)) == as_json(known[field]) for field in IDENTITY)
+    return same and all(then == now for then, now in zip(checkpoint["history"], history, strict=False))
 
 
 def named_network(name: str, keywords: dict) -> nn.Module:
