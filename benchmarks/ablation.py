@@ -18,8 +18,6 @@ same name.
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import math
 import statistics
 import sys
@@ -40,7 +38,7 @@ from utils.errors import lookup
 from utils.files import write
 from utils.models.blocks import Residual
 from utils.repeat import Repeats, finished_seeds, repeat, unchanged
-from utils.tables import as_table
+from utils.tables import as_csv, as_table
 
 # What stands in for an ingredient when it is left out. SGD has the recipe's rate: no other was tried.
 WITHOUT = {
@@ -213,11 +211,7 @@ def main(arguments: list[str] | None = None) -> None:
     found = rows({name: runs for name, runs in results.items() if runs is not None})
     print(f"{network}, recipe {parsed.recipe}, {parsed.epochs} epochs; {data.origin}")
     print(as_table(cells(found)))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(found)
-    write(ROOT / "benchmarks" / "results" / f"ablation-{title}.csv", text.getvalue().encode())
+    write(ROOT / "benchmarks" / "results" / f"ablation-{title}.csv", as_csv(COLUMNS, found).encode())
     put_into(ROOT / "benchmarks" / "README.md", f"ablation-{title}", markdown(cells(found)))
 
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import io
 import statistics
 import sys
 from dataclasses import asdict, dataclass
@@ -37,7 +36,7 @@ from utils.models.pretrained import shipped
 from utils.plots import frontier
 from utils.records import must_agree, with_defaults
 from utils.repeat import finished_seeds, repeat
-from utils.tables import as_table
+from utils.tables import as_csv, as_table
 
 MODELS = {"s7": "fast", "s7_max": "strong", "s7_mirror": "strong"}  # each with the recipe that it was made for
 WIDTHS = (0.375, 0.48, 0.75, 1.0)  # from about 25,000 to 200,000 parameters
@@ -152,14 +151,6 @@ def rows(points: list[Point]) -> list[tuple]:
     return table
 
 
-def as_csv(points: list[Point]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(vars(point) for point in points)
-    return text.getvalue()
-
-
 @program
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -190,7 +181,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(as_table(rows(points)))
     if everything:
         name = f"frontier{of_data(data)}"
-        write(ROOT / "benchmarks" / "results" / f"{name}.csv", as_csv(points).encode())
+        write(ROOT / "benchmarks" / "results" / f"{name}.csv", as_csv(COLUMNS, map(vars, points)).encode())
         frontier(points, data.origin).savefig(ROOT / "images" / f"{name}.png")
         put_into(ROOT / "README.md", name, markdown(rows(points)))
 

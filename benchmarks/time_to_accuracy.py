@@ -12,8 +12,6 @@ benchmarks/results/time_to_accuracy.csv (one row an epoch) and images/time_to_ac
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import json
 import statistics
 import sys
@@ -30,7 +28,7 @@ from utils.__main__ import positive
 from utils.errors import lookup
 from utils.files import write
 from utils.plots import accuracy_by_seconds
-from utils.tables import as_table
+from utils.tables import as_csv, as_table
 
 COLUMNS = ("model", "recipe", "seed", "epoch", "seconds", "test_accuracy")
 
@@ -58,14 +56,14 @@ def main(arguments: list[str] | None = None) -> None:
     print(as_table(summary(curves, parsed.target)))
     hardware = json.loads((folder / "run.json").read_text(encoding="utf-8"))["hardware"]
     print(f"{data.origin}\n{hardware}")
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for name, (model, recipe) in pairs.items():
-        for seed, history in enumerate(curves[name]):
-            writer.writerows([model, recipe, seed, *(record[c] for c in COLUMNS[3:])] for record in history)
+    records = [
+        {"model": model, "recipe": recipe, "seed": seed} | {column: record[column] for column in COLUMNS[3:]}
+        for name, (model, recipe) in pairs.items()
+        for seed, history in enumerate(curves[name])
+        for record in history
+    ]
     name = f"time_to_accuracy{of_data(data)}"
-    write(ROOT / "benchmarks" / "results" / f"{name}.csv", text.getvalue().encode())
+    write(ROOT / "benchmarks" / "results" / f"{name}.csv", as_csv(COLUMNS, records).encode())
     accuracy_by_seconds(curves, parsed.target, data.origin).savefig(ROOT / "images" / f"{name}.png")
 
 

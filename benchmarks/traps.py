@@ -211,7 +211,7 @@ def second_pickle(path: Path) -> None:
 # Archives of CIFAR-10, and its batches
 
 
-def batches(path: Path, forged: bool = False) -> None:
+def batches(path: Path) -> None:
     """The folder of extracted batches, each of which runs code when it is loaded."""
     path.mkdir(parents=True)
     for name, _ in CIFAR10.train_list + CIFAR10.test_list:

@@ -16,9 +16,9 @@ from utils.data import ImageData, fingerprints
 from utils.engine import fit
 from utils.errors import InputError
 from utils.evaluation import evaluate
+from utils.folders import new_folder, newest_folder
 from utils.history import FIELDS, history_csv, read_history
 from utils.models import build_model
-from utils.runs import new_folder, newest_folder
 
 
 @pytest.fixture

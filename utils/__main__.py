@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Callable
 
 from utils import commands
 from utils.errors import InputError, TrainingError
 
+# What several commands say of an argument.
 CONSTRUCTOR = """arguments of the network's constructor, such as '{"width": 0.5}'"""
+DATA = "auto, digits, or a path (default: auto)"
+MODEL = "see `python -m utils models`"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -24,17 +28,14 @@ def main(arguments: list[str] | None = None) -> int:
         status = parsed.command(parsed)
         sys.stdout.flush()  # here, where it can be caught, and not when Python ends
         return status
-    except (InputError, TrainingError) as error:
-        print(f"python -m utils: {printable(str(error))}", file=sys.stderr)
-        return 2 if isinstance(error, InputError) else 1
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
         return 141
-    except OSError as error:  # of a path that no system takes, say
+    except (InputError, TrainingError, OSError) as error:  # OSError: of a path that no system takes, say
         print(f"python -m utils: {printable(str(error))}", file=sys.stderr)
-        return 2
+        return 1 if isinstance(error, TrainingError) else 2
 
 
 def printable(text: str) -> str:
@@ -65,6 +66,16 @@ def parser() -> OneLineParser:
         command.set_defaults(command=run)
         return command
 
+    add_training(add)
+    add_uses(add)
+    add_looks(add)
+    add("models", commands.models_command, "List the networks.", "models")
+    add("recipes", commands.recipes_command, "List the recipes with every hyper-parameter.", "recipes")
+    return top
+
+
+def add_training(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """The commands that train: once, or with many seeds."""
     train = add(
         "train", commands.train_command, "Train a network and test it.", "train --model s7 --recipe fast --out runs/s7"
     )
@@ -75,9 +86,9 @@ def parser() -> OneLineParser:
         "repeat --seeds 20 --recipe fast",
     )
     for command in (train, again):
-        command.add_argument("--model", default="s7", help="see `python -m utils models` (default: s7)")
+        command.add_argument("--model", default="s7", help=f"{MODEL} (default: s7)")
         command.add_argument("--recipe", default="fast", help="see `python -m utils recipes` (default: fast)")
-        command.add_argument("--data", default="auto", help="auto, digits, or a path (default: auto)")
+        command.add_argument("--data", default="auto", help=DATA)
         command.add_argument("--args", default="{}", metavar="JSON", help=CONSTRUCTOR)
         command.add_argument(
             "--validation",
@@ -98,40 +109,35 @@ def parser() -> OneLineParser:
     train.add_argument("--report-every", type=natural, default=0, metavar="N", help="a line of the log every N batches")
     train.add_argument("--class-report", action="store_true", help="precision and recall by class after each epoch")
 
+
+def add_uses(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """The commands that do something with trained weights."""
     test = add("evaluate", commands.evaluate_command, "Test a trained network.", "evaluate runs/s7/best.pt")
-    test.add_argument(
-        "checkpoint", help="last.pt or best.pt of a run, or the name of weights that ship, such as s7-fast"
-    )
-    test.add_argument("--data", default="auto", help="auto, digits, or a path (default: auto)")
-
-    test.add_argument(
-        "--mirrored", action="store_true", help="besides, with test-time augmentation: the mean over the mirror image"
-    )
-
     show = add(
-        "predict",
-        commands.predict_command,
-        "Say what is in pictures.",
-        "predict s7-fast cat.jpg --figure out.png",
+        "predict", commands.predict_command, "Say what is in pictures.", "predict s7-fast cat.jpg --figure out.png"
     )
-    show.add_argument(
-        "checkpoint", help="last.pt or best.pt of a run, or the name of weights that ship, such as s7-fast"
-    )
-    show.add_argument("pictures", nargs="+", metavar="picture", help="any picture file; its middle square is used")
-    show.add_argument("--figure", metavar="FILE", help="draw pictures and answers into this file")
-
     leave = add(
         "export",
         commands.export_command,
         "Write a trained network as an ONNX file, once ONNX Runtime gives the same answers.",
         "export runs/s7/last.pt --out s7.onnx",
     )
-    leave.add_argument(
-        "checkpoint", help="last.pt or best.pt of a run, or the name of weights that ship, such as s7-fast"
+    for command in (test, show, leave):
+        command.add_argument(
+            "checkpoint", help="last.pt or best.pt of a run, or the name of weights that ship, such as s7-fast"
+        )
+    test.add_argument("--data", default="auto", help=DATA)
+    test.add_argument(
+        "--mirrored", action="store_true", help="besides, with test-time augmentation: the mean over the mirror image"
     )
+    show.add_argument("pictures", nargs="+", metavar="picture", help="any picture file; its middle square is used")
+    show.add_argument("--figure", metavar="FILE", help="draw pictures and answers into this file")
     leave.add_argument("--out", metavar="FILE", help="(default: the checkpoint's name, ending in .onnx)")
-    leave.add_argument("--data", default="auto", help="to compare on: auto, digits, or a path (default: auto)")
+    leave.add_argument("--data", default="auto", help=f"to compare on: {DATA}")
 
+
+def add_looks(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """The commands that look at a network, trained or not."""
     judge = add(
         "audit",
         commands.audit_command,
@@ -145,20 +151,16 @@ def parser() -> OneLineParser:
     judge.add_argument("--recipe", help="to judge the augmentation of (default: the network's own, or fast)")
     judge.add_argument("--shape", type=shape, default=(3, 32, 32), help="of an image (default: 3x32x32)")
     judge.add_argument("--json", action="store_true", help="print the report as JSON")
-
     summarize = add("summary", commands.summary_command, "Print torchsummary's table of a network.", "summary s7")
-    summarize.add_argument("model", help="see `python -m utils models`")
     picture = add(
         "draw",
         commands.draw_command,
         "Draw a network as SVG; needs Graphviz's program dot.",
         "draw s7 --out images/s7.svg",
     )
-    picture.add_argument("model", help="see `python -m utils models`")
+    for command in (summarize, picture):
+        command.add_argument("model", help=MODEL)
     picture.add_argument("--out", metavar="FILE", help="ends in .svg; folders are made as needed (default: MODEL.svg)")
-    add("models", commands.models_command, "List the networks.", "models")
-    add("recipes", commands.recipes_command, "List the recipes with every hyper-parameter.", "recipes")
-    return top
 
 
 def natural(text: str) -> int:

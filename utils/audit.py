@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from utils.auditing.anatomy import Anatomy
 from utils.auditing.augment_row import augment_row
-from utils.auditing.field import field_row, find_field
+from utils.auditing.field import Field, field_row, find_field
 from utils.auditing.layer_table import Layers, layer_table
 from utils.auditing.network_rows import (
     NOT_RUN,
@@ -87,13 +87,13 @@ class Report:
         return rows
 
     def __str__(self) -> str:
-        verdict = "passed" if self.passed else "FAILED"
+        verdict = VERDICTS[self.passed]
         return f"{self.model}: {verdict}\n{as_table(self.rows())}\nreceptive field: {self.receptive_field_method}"
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        verdict = "passed" if self.passed else "FAILED"
+        verdict = VERDICTS[self.passed]
         table = as_html(self.rows())
         method = escape(self.receptive_field_method)
         return f"<p><b>{escape(self.model)}: {verdict}</b></p>{table}<p>Receptive field: {method}</p>"
@@ -147,26 +147,26 @@ def audit(
         try:
             network, anatomy, sick = run_copy(model, shape)
         except Exception as error:  # whatever a network may raise: it is reported, not passed on
-            wrong = row("forward", f"float32 (1, {', '.join(map(str, shape))}): {fault(error)}", False)
-            return broken(model, wrong, training)
-        field = find_field(network, shape, anatomy)
-        rows = (
-            structure_row(anatomy),
-            max_pooling_row(anatomy),
-            bonus_row(anatomy),
-            field_row(field, anatomy),
-            depthwise_row(anatomy),
-            dilated_row(anatomy),
-            gap_row(anatomy),
-            params_row(network, shape, anatomy.recorder.parameters, lazy=has_lazy(model)),
-        )
-        parameters = list(network.parameters())
-    if sick:
-        rows = (row("forward", sick, False), *rows)
+            network, field, layers = model, Field(None, None, NOT_RUN), Layers()
+            sick = f"float32 (1, {', '.join(map(str, shape))}): {fault(error)}"
+            rows = rows_without_a_run(model)
+        else:
+            field, layers = find_field(network, shape, anatomy), layer_table(anatomy)
+            rows = [
+                structure_row(anatomy),
+                max_pooling_row(anatomy),
+                bonus_row(anatomy),
+                field_row(field, anatomy),
+                depthwise_row(anatomy),
+                dilated_row(anatomy),
+                gap_row(anatomy),
+                params_row(network, shape, anatomy.recorder.parameters, lazy=has_lazy(model)),
+            ]
+    parameters = [p for p in network.parameters() if not nn.parameter.is_lazy(p)]
     return Report(
         model_name(model),
-        (*rows, *training),
-        layer_table(anatomy),
+        (*([row("forward", sick, False)] if sick else []), *rows, *training),
+        layers,
         sum(p.numel() for p in parameters),
         sum(p.numel() for p in parameters if p.requires_grad),
         field.before,
@@ -182,8 +182,8 @@ def run_copy(model: nn.Module, shape: tuple[int, ...]) -> tuple[nn.Module, Anato
     except Exception as error:  # whatever it holds: an open file, a lock, a generator
         raise RuntimeError(f"it cannot be copied, {fault(error)}") from error
     network, anatomy = first_that_runs(network, shape)
-    broken = [name for name, tensor in network.named_parameters() if not tensor.isfinite().all()]
-    broken += [name for name, tensor in network.named_buffers() if not tensor.isfinite().all()]
+    tensors = [*network.named_parameters(), *network.named_buffers()]
+    broken = [name for name, tensor in tensors if not tensor.isfinite().all()]
     if broken:
         return network, anatomy, f"NaN or infinite weights: {', '.join(broken[:3])}" + " ..." * (len(broken) > 3)
     answer = anatomy.recorder.answer
@@ -223,19 +223,8 @@ def fault(error: Exception) -> str:
     return f"{type(error).__name__}: {one_line(error)}"
 
 
-def broken(model: nn.Module, reason: Requirement, training: tuple[Requirement, ...]) -> Report:
-    """The report on a network that does not run: what can be said without."""
+def rows_without_a_run(model: nn.Module) -> list[Requirement]:
+    """What can be said of a network that does not run."""
     ids = ("structure", "max_pooling", "bonus", "rf", "depthwise", "dilated", "gap")
-    rows = [reason, *(unjudged(id, NOT_RUN) for id in ids)]
-    parameters = [p for p in model.parameters() if not nn.parameter.is_lazy(p)]
-    rows.append(unjudged("params", NOT_RUN) if has_lazy(model) else params_row(model, None))
-    return Report(
-        model_name(model),
-        (*rows, *training),
-        Layers(),
-        sum(p.numel() for p in parameters),
-        sum(p.numel() for p in parameters if p.requires_grad),
-        None,
-        None,
-        NOT_RUN,
-    )
+    parameters = unjudged("params", NOT_RUN) if has_lazy(model) else params_row(model, None)
+    return [*(unjudged(id, NOT_RUN) for id in ids), parameters]

@@ -45,7 +45,8 @@ class BatchPolicy:
             float32 (N, C, H, W): normalised if the policy has a Normalize, else 0..255.
 
         Raises:
-            InputError: `images` have another dtype or shape, or are too small for CoarseDropout's hole.
+            InputError: `images` have another dtype or shape; or are too small for RandomCrop or CoarseDropout's hole;
+                or come to ColorJitter without three channels, or normalised.
         """
         if images.dtype != torch.uint8 or images.ndim != 4:
             raise InputError(f"expected uint8 images (N, C, H, W), got {images.dtype} {tuple(images.shape)}")

@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from utils.auditing.convolutions import convolution_of
 from utils.errors import InputError, one_line
 from utils.models import model_name
-from utils.trace import IMAGE, Operation, copied, record
+from utils.trace import IMAGE, Operation, trace
 
 MOST_ROWS = 14  # of a block: a longer column would not fit a page
 
@@ -78,8 +79,8 @@ def read(model: nn.Module, input_shape: Sequence[int]) -> list[Node]:
     elsewhere too.
     """
     try:
-        with ShowDropout(), torch.random.fork_rng(devices=[]), torch.no_grad():
-            ran = record(copied(model).cpu().eval(), torch.ones(1, *input_shape))
+        with ShowDropout():
+            ran = trace(model, input_shape)
     except Exception as error:  # whatever its forward raises
         reason = one_line(error)
         raise InputError(f"{model_name(model)} does not run on an image of {by(input_shape)}: {reason}") from error
@@ -160,24 +161,21 @@ def describe(operation: Operation) -> tuple[str, str, list[str]]:
 
 def describe_convolution(operation: Operation) -> tuple[str, str, list[str]]:
     """The same of a convolution."""
-    given = operation.arguments
-    kernel, groups, dilation = given["weight"].shape[2:], given["groups"], given["dilation"]
-    channels_in, channels_out = given["input"].shape[1], operation.shape[1]
-    depthwise = 1 < groups == channels_in
-    pointwise = set(kernel) == {1} and groups == 1
-    word = "depthwise" if depthwise else "pointwise" if pointwise else "conv"
-    kind = word if depthwise or pointwise else "convolution"
-    if max(kernel) > 1 and max(dilation) > 1:
-        kind = "dilated depthwise" if depthwise else "dilated"
-    channels = f"{channels_in}" if depthwise and channels_out == channels_in else f"{channels_in} → {channels_out}"
+    c = convolution_of(operation)
+    word = "depthwise" if c.is_depthwise else "pointwise" if c.is_pointwise else "conv"
+    kind = "convolution" if word == "conv" else word
+    if c.is_dilated:
+        kind = "dilated depthwise" if c.is_depthwise else "dilated"
+    channels = f"{c.inputs}" if c.is_depthwise and c.inputs == c.outputs else f"{c.inputs} → {c.outputs}"
+    unpadded = max(c.kernel) > 1 and not any(operation.arguments["padding"])
     details = [
-        "transposed" if given["transposed"] else "",
-        unless("stride", given["stride"]),
-        unless("dilation", dilation),
-        f"{groups} groups" if groups > 1 else "",
-        "no padding" if max(kernel) > 1 and not any(given["padding"]) and not given["transposed"] else "",
+        "transposed" if c.transposed else "",
+        unless("stride", c.stride),
+        unless("dilation", c.dilation),
+        f"{c.groups} groups" if c.groups > 1 else "",
+        "no padding" if unpadded and not c.transposed else "",
     ]
-    return kind, f"{word} {by(kernel)}, {channels}", details
+    return kind, f"{word} {by(c.kernel)}, {channels}", details
 
 
 def by(sizes: Sequence[int], sign: str = "x") -> str:

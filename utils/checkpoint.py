@@ -136,16 +136,6 @@ def newest_checkpoint(folder: Path) -> tuple[dict, str | None]:
     raise InputError(f"{'; '.join(wrong)}: nothing is left to resume, name another folder")
 
 
-def holds_run(folder: Path) -> bool:
-    """Whether a run has saved in the folder where it was, so that it can go on."""
-    return any((folder / name).exists() for name in (LAST, BEFORE))
-
-
-def holds_results(folder: Path) -> bool:
-    """Whether a run has left anything in the folder that another would overwrite."""
-    return holds_run(folder) or any((folder / name).exists() for name in (BEST, "run.json"))
-
-
 def seal_of(archive: bytes) -> bytes:
     return b"sha256:" + hashlib.sha256(archive).hexdigest().encode()
 

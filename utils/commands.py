@@ -26,19 +26,17 @@ from utils.engine import fit
 from utils.errors import InputError, lookup
 from utils.evaluation import evaluate
 from utils.export import export_onnx
-from utils.files import runs_folder
+from utils.folders import runs_folder
 from utils.models import MODELS, build_model, parameter_count
 from utils.predict import load_picture, predict
-from utils.recipes import RECIPES
+from utils.recipes import RECIPES, Recipe
 from utils.repeat import repeat
 from utils.tables import as_table
 
 
 def train_command(arguments: argparse.Namespace) -> int:
-    recipe = lookup(RECIPES, arguments.recipe, "recipe")
+    recipe = asked_recipe(arguments)
     keywords = network_arguments(arguments)  # before the data: a wrong name should not cost a download
-    if arguments.epochs is not None:
-        recipe = replace(recipe, epochs=arguments.epochs)
     data = load_data(arguments)
     model = named_network(arguments.model, {"seed": arguments.seed, "classes": len(data.classes)} | keywords)
     out = arguments.out or runs_folder() / f"{run_name(arguments, keywords)}-seed{arguments.seed}"
@@ -60,6 +58,12 @@ def train_command(arguments: argparse.Namespace) -> int:
         f"{last['seconds']:.0f} s; {data.name}; see {out}"
     )
     return 1 if arguments.until is not None and last["test_accuracy"] < arguments.until else 0
+
+
+def asked_recipe(arguments: argparse.Namespace) -> Recipe:
+    """What `--recipe` names, with as many epochs as `--epochs` says."""
+    recipe = lookup(RECIPES, arguments.recipe, "recipe")
+    return recipe if arguments.epochs is None else replace(recipe, epochs=arguments.epochs)
 
 
 def network_arguments(arguments: argparse.Namespace) -> dict:
@@ -88,10 +92,8 @@ def load_data(arguments: argparse.Namespace) -> ImageData:
 
 
 def repeat_command(arguments: argparse.Namespace) -> int:
-    recipe = lookup(RECIPES, arguments.recipe, "recipe")
+    recipe = asked_recipe(arguments)
     keywords = network_arguments(arguments)
-    if arguments.epochs is not None:
-        recipe = replace(recipe, epochs=arguments.epochs)
     out = Path(arguments.out or runs_folder() / f"{run_name(arguments, keywords)}-repeat")
     runs = repeat(arguments.model, load_data(arguments), recipe, arguments.seeds, out, arguments.device, **keywords)
     plots.repeats(runs).savefig(out / "repeat.png")

@@ -17,7 +17,7 @@ from utils.history import FIELDS
 
 LARGEST = 1 << 30  # bytes of a checkpoint
 MOST_RECORDS = 20_000  # of its archive: one a tensor, and a few
-LARGEST_PICKLE = 4_000_000  # bytes of the record that says what is in the others; S7Net's has 30,000
+LARGEST_PICKLE = 4_000_000  # bytes of the record that says what is in the others; S7Net's has 14,000
 DEEPEST = 8  # lists and dicts within each other
 MOST_PARTS = 1_000_000  # keys, values and items in all of it
 # What a pickle of tensors, numbers, texts, lists and dicts makes use of, besides `torch ...Storage`.

@@ -165,7 +165,11 @@ class ImageData:
         return replace(self, train=self.train.to(device), test=self.test.to(device))
 
     def subset(self, train: int, test: int) -> ImageData:
-        """The first `train` training and `test` test images, or as many as there are, under a name that says so."""
+        """The first `train` training and `test` test images, or as many as there are, under a name that says so.
+
+        Raises:
+            InputError: one of the numbers is below 1.
+        """
         if min(train, test) < 1:
             raise InputError(f"a subset of {train} training and {test} test images: take one of each at least")
         dataset = f"{self.name}, the first {min(train, len(self.train)):,} and {min(test, len(self.test)):,} images"

@@ -105,8 +105,8 @@ def evaluate(model: nn.Module, split: Split, precision: str = "auto", mirrored: 
             be reported apart.
 
     Raises:
-        InputError: the model's answers are not (N, classes), or not finite; or the split is called "test" and holds
-            images that the model has learned from.
+        InputError: the model's answers are not (N, classes), or not finite; or the split's name does not begin with
+            "train" and it holds images that the model has learned from.
         TrainingError: memory runs out.
     """
     check_fit(model, split)
@@ -176,7 +176,6 @@ def check_unseen(learned_from: Tensor | None, split: Split) -> None:
         )
 
 
-@torch.no_grad()
 def check_fit(model: nn.Module, split: Split) -> None:
     """Asks the model about one image, to say early and clearly if it and the data do not fit together.
 

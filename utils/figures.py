@@ -1,4 +1,4 @@
-"""What the figures of utils/plots.py share: their size, their titles, and images as pixels."""
+"""What all figures share: their size, their titles, and images as pixels."""
 
 from __future__ import annotations
 

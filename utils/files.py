@@ -39,8 +39,3 @@ def sync(descriptor: int) -> None:
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):  # of a drive that knows no such thing
             raise
-
-
-def runs_folder() -> Path:
-    """Where runs go that are given no folder: $S7_RUNS, as on a mounted drive, or ./runs."""
-    return Path(os.environ.get("S7_RUNS") or "runs").expanduser()

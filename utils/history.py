@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import csv
-import io
 from pathlib import Path
 
 from utils.errors import InputError
+from utils.tables import as_csv
 
 FIELDS = ("epoch", "learning_rate", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds")
 
@@ -36,8 +36,4 @@ def read_history(path: str | Path) -> list[dict]:
 
 def history_csv(history: list[dict]) -> str:
     """The history as CSV text, one line an epoch, every digit kept."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(history)
-    return text.getvalue()
+    return as_csv(FIELDS, history)

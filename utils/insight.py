@@ -48,7 +48,6 @@ def grad_cam(model: nn.Module, images: Tensor, split: Split, classes: Tensor, la
         pictures = normalize(images.to(device), split.mean, split.std)
         layer = layer or last_map(model, pictures[:1])
         heat = LayerGradCam(model, layer).attribute(pictures, classes.to(device), relu_attributions=True)
-    model.zero_grad(set_to_none=True)
     heat = F.interpolate(heat.detach().float(), images.shape[-2:], mode="bilinear").squeeze(1).cpu()
     return heat / heat.amax((1, 2), keepdim=True).clamp(min=1e-12)
 

@@ -82,6 +82,9 @@ def curves(history: Sequence[dict], title: str, origin: str, tested: str = "test
         title: which network and recipe.
         origin: the data's name and provenance (`data.origin`).
         tested: on what the network was tested after every epoch, "test" or "validation" (`data.test.name`).
+
+    Raises:
+        InputError: the history is empty.
     """
     if not history:
         raise InputError("no epoch is complete yet: there is nothing to draw; resume the run")

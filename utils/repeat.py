@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import statistics
 from collections.abc import Callable, Sequence
@@ -20,6 +18,7 @@ from utils.files import write
 from utils.models import build_model
 from utils.recipes import Recipe
 from utils.records import finished_record
+from utils.tables import as_csv
 
 COLUMNS = ("seed", "test_accuracy", "test_loss", "best_test_accuracy", "seconds", "seconds_to_target")
 CONFIDENCE = 0.95
@@ -81,12 +80,8 @@ class Repeats:
 
     def to_csv(self) -> str:
         """One line a seed."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        for record in self.records:
-            writer.writerow({"seed": record["seed"]} | {key: record["results"][key] for key in COLUMNS[1:]})
-        return text.getvalue()
+        rows = [{"seed": r["seed"]} | {key: r["results"][key] for key in COLUMNS[1:]} for r in self.records]
+        return as_csv(COLUMNS, rows)
 
     @property
     def kind(self) -> str:

@@ -1,7 +1,7 @@
-"""What a run leaves on disk: last.pt, best.pt, history.csv, training.log and run.json in one folder.
+"""What a run leaves on disk: last.pt, previous.pt, best.pt, history.csv, training.log and run.json in one folder.
 
-Every file is written aside and renamed, so that a stop at any moment leaves whole files. docs/reliability.md says what
-happens when something goes wrong.
+Every file but the log is written aside and renamed, so that a stop at any moment leaves whole files; the log is added
+to, and cut to the checkpoint's length by a resumption. docs/reliability.md says what happens when something goes wrong.
 """
 
 from __future__ import annotations
@@ -10,30 +10,21 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from itertools import chain, count, takewhile
 from pathlib import Path
 
 import albumentations as A
 import torch
 from filelock import FileLock, Timeout
 
-from utils.checkpoint import (
-    BEFORE,
-    BEST,
-    LAST,
-    holds_results,
-    holds_run,
-    load_checkpoint,
-    newest_checkpoint,
-    write_checkpoint,
-)
+from utils.checkpoint import BEFORE, BEST, LAST, load_checkpoint, newest_checkpoint, write_checkpoint
 from utils.data import ImageData
 from utils.device import describe_hardware
 from utils.errors import InputError, TrainingError
 from utils.evaluation import check_unseen
 from utils.files import NO_LOCKS, write
+from utils.folders import has_history, holds_run, is_taken
 from utils.history import history_csv, read_history
 from utils.interrupt import undisturbed
 from utils.models import parameter_count
@@ -56,7 +47,7 @@ class Run:
         until: the test accuracy (percent) that ends the run early, or None.
         policy: the caller's own policy, or None: the recipe's.
         first_weights: where the model's weights are from.
-        started: by `time.monotonic()`; None: now.
+        started: when the call of `fit` began, by `time.monotonic()`.
 
     Raises:
         InputError: the folder cannot be written, or another process is at it.
@@ -68,10 +59,10 @@ class Run:
         trainer,
         data: ImageData,
         seed: int,
-        until: float | None = None,
-        policy: A.Compose | None = None,
-        first_weights: str = AS_BUILT,
-        started: float | None = None,
+        until: float | None,
+        policy: A.Compose | None,
+        first_weights: str,
+        started: float,
     ):
         self.folder = None if folder is None else Path(folder)
         self.trainer = trainer
@@ -83,8 +74,8 @@ class Run:
         self.history: list[dict] = []
         self.hardware: list[str] = []  # on which it trained; several, if it was resumed elsewhere
         self.spent = 0.0  # seconds, before this process
+        self.started = started
         self.saved = time.monotonic()  # which no setting of the clock moves
-        self.started = self.saved if started is None else started
         self.begun = False
         self.identity: dict = {}  # what a resumed run must agree with, and all that is kept says
         self.best_saved = -1.0  # the test accuracy of what best.pt holds
@@ -137,8 +128,8 @@ class Run:
         if resume and self.folder is None:
             raise InputError("resume needs the run's folder: give out=")
         if self.folder is not None:
-            run = self.trainer.model, self.trainer.recipe, self.data, self.seed, self.policy
-            self.identity = identity(*run)  # before anything is learned
+            trainer = self.trainer  # before anything is learned
+            self.identity = identity(trainer.model, trainer.recipe, self.data, self.seed, self.policy)
         if resume and holds_run(self.folder):
             self.resume()
         elif resume and has_history(self.folder):
@@ -324,35 +315,6 @@ class Run:
                 "seconds_to_target": reached[0] if reached else None,
             },
         }
-
-
-def has_history(folder: Path) -> bool:
-    """Whether a run has left there what came out of an epoch; best.pt alone may be of a run that was killed there."""
-    try:
-        epochs = read_history(folder / "history.csv")
-    except InputError:
-        epochs = (folder / "history.csv").exists()
-    return bool(epochs) or (folder / "run.json").exists()
-
-
-def is_taken(folder: Path) -> bool:
-    """Whether there is anything in the folder that a new run would overwrite."""
-    return holds_results(folder) or has_history(folder)
-
-
-def new_folder(wish: str | Path) -> Path:
-    """The first of `wish`, `wish-2`, `wish-3`, ... that holds no run yet, so that none is overwritten."""
-    return next(folder for folder in numbered(Path(wish)) if not is_taken(folder))
-
-
-def newest_folder(wish: str | Path) -> Path:
-    """The folder before that one: of the run to resume. `wish` itself if it holds no run."""
-    return ([Path(wish), *takewhile(is_taken, numbered(Path(wish)))])[-1]
-
-
-def numbered(wish: Path) -> Iterator[Path]:
-    """`wish`, `wish-2`, `wish-3` and so on."""
-    return chain([wish], (wish.with_name(f"{wish.name}-{number}") for number in count(2)))
 
 
 def cut(log: Path, size: int) -> None:

@@ -1,8 +1,10 @@
-"""Plain text tables: the same characters on every machine, so that a notebook's output can be compared. And HTML."""
+"""Plain text tables: the same characters on every machine, so that a notebook's output can be compared. HTML, CSV."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 
@@ -34,3 +36,12 @@ def as_html(rows: Sequence[tuple]) -> str:
         return "<tr>" + "".join(f"<{tag} style='text-align:left'>{escape(str(c))}</{tag}>" for c in cells) + "</tr>"
 
     return "<table>" + line(rows[0], "th") + "".join(line(row, "td") for row in rows[1:]) + "</table>"
+
+
+def as_csv(columns: Sequence[str], records: Iterable[Mapping]) -> str:
+    """Records as CSV text, the columns' names first, every digit kept."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return text.getvalue()

@@ -51,8 +51,8 @@ class Operation:
     shapes: tuple[tuple[int, ...], ...] = ()  # of all its results
 
 
-def trace(model: nn.Module, input_shape: Sequence[int] = (3, 32, 32)) -> list[Operation]:
-    """The operations of `model` on one image, in evaluation mode, in the order in which they ran.
+def trace(model: nn.Module, input_shape: Sequence[int]) -> Recorder:
+    """What `model` does with one image, in evaluation mode: its operations in the order in which they ran.
 
     A copy runs: the model's weights, buffers, mode, hooks and the random state stay as they are. Whatever the model
     raises is passed on.
@@ -61,14 +61,13 @@ def trace(model: nn.Module, input_shape: Sequence[int] = (3, 32, 32)) -> list[Op
         model: takes float32 (1, *input_shape), on any device, and returns a tensor.
         input_shape: channels, height, width.
     """
-    model = copied(model).cpu().eval()
-    with random_states_kept(), torch.no_grad():
-        return record(model, torch.ones(1, *input_shape)).operations
+    with random_states_kept(), uncompiled(), torch.no_grad():
+        return record(copied(model).cpu().eval(), torch.ones(1, *input_shape))
 
 
 @contextmanager
 def random_states_kept() -> Iterator[None]:
-    """Whatever a forward pass draws, the random states of torch, numpy and Python are put back."""
+    """Whatever a forward pass draws, the random states of torch, numpy and Python are put back. Gradients are on."""
     python, numbers = random.getstate(), np.random.get_state()  # noqa: NPY002 (a network may draw from it)
     try:
         with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):

@@ -104,7 +104,7 @@ def explained(trainer: Trainer) -> Iterator[None]:
         advice = (
             f"batches of {fits} would fit: dataclasses.replace(recipe, batch_size={fits})"
             if fits
-            else ("not even a batch of 2 fits: take a smaller network")
+            else "not even a batch of 2 fits: take a smaller network"
         )
         raise TrainingError(f"out of memory with batches of {trainer.recipe.batch_size}; {kept}; {advice}") from error
 

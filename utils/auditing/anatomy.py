@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from math import prod
 
-from utils.auditing.convolutions import Convolution
+from utils.auditing.convolutions import Convolution, convolution_of
 from utils.auditing.layouts import SIDES, Layout, size_of
 from utils.auditing.lines import Line, Unfollowed, join, pixels
 from utils.auditing.maxima import POOLS, takes_maximum, worked_out
@@ -54,19 +54,8 @@ class Anatomy:
     @cached_property
     def convolutions(self) -> list[Convolution]:
         """Those with a two-dimensional kernel that the answer depends on, in the order in which they ran."""
-        result = []
-        for operation in self.operations:
-            if operation.function != "convolution" or operation.index not in self.live:
-                continue
-            arguments = operation.arguments
-            kernel = arguments["weight"].shape[2:]
-            if len(kernel) == 2:
-                spread = [tuple(arguments[n]) * (2 // len(arguments[n])) for n in ("stride", "dilation")]
-                channels = (arguments["input"].shape[1], operation.shape[1])
-                result.append(
-                    Convolution(operation, kernel, *spread, arguments["groups"], *channels, arguments["transposed"])
-                )
-        return result
+        live = [o for o in self.operations if o.function == "convolution" and o.index in self.live]
+        return [c for c in map(convolution_of, live) if len(c.kernel) == 2]
 
     @cached_property
     def body(self) -> list[Convolution]:

@@ -30,14 +30,14 @@ def augment_row(recipe: Recipe | A.Compose | None, data: ImageData | None) -> Re
         return unjudged("augment", "no recipe or policy was given")
     mean, std = (data.mean, data.std) if data is not None else (CIFAR10_MEAN, CIFAR10_STD)
     if isinstance(recipe, Recipe):
-        policy = recipe_policy(recipe, data) if data is not None else recipe_policy(recipe, Statistics(mean, std))
+        policy = recipe_policy(recipe, Statistics(mean, std))
     elif isinstance(recipe, (A.BaseCompose, A.BasicTransform)):
         policy = recipe
     else:
         raise InputError(f"audit needs a Recipe or an Albumentations policy to judge, got {type(recipe).__name__}")
     transforms = list(flat(policy))
     faults = [*ignored_faults(transforms), *flip_faults(transforms), *shift_faults(transforms)]
-    faults += dropout_faults(transforms, np.array(mean), np.array(std))
+    faults += dropout_faults(transforms, np.array(mean))
     found = [type(t).__name__ for t in transforms]
     said = "; ".join(faults) or "all three as demanded"
     if isinstance(recipe, Recipe):
@@ -107,7 +107,7 @@ def ends(value) -> list[float]:
     return list(value) if isinstance(value, (tuple, list)) else [value]
 
 
-def dropout_faults(transforms: list[A.BasicTransform], mean: np.ndarray, std: np.ndarray) -> Iterator[str]:
+def dropout_faults(transforms: list[A.BasicTransform], mean: np.ndarray) -> Iterator[str]:
     found = [t for t in transforms if isinstance(t, A.CoarseDropout)]
     yield from missing(found, "CoarseDropout")
     for dropout in found:
@@ -118,7 +118,7 @@ def dropout_faults(transforms: list[A.BasicTransform], mean: np.ndarray, std: np
             yield f"a hole of {spread(height)} x {spread(width)} pixels, not {HOLE} x {HOLE}"
         if dropout.fill_mask is not None:
             yield f"fill_mask={numbers(dropout.fill_mask)}, not None"
-        fault = fill_fault(dropout.fill, *units(transforms[: transforms.index(dropout)], mean, std))
+        fault = fill_fault(dropout.fill, *units(transforms[: transforms.index(dropout)], mean))
         if fault:
             yield fault
 
@@ -134,7 +134,7 @@ def spread(bounds: tuple[float, float]) -> str:
     return f"{low:g}" if low == high else f"{low:g} to {high:g}"
 
 
-def units(before: list[A.BasicTransform], mean: np.ndarray, std: np.ndarray) -> tuple[np.ndarray, float, str]:
+def units(before: list[A.BasicTransform], mean: np.ndarray) -> tuple[np.ndarray, float, str]:
     """What the data's mean is to a transform that comes after `before`, the tolerance, and the pixels' units."""
     for at, transform in enumerate(before):
         if isinstance(transform, A.Normalize):

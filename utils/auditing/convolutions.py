@@ -57,6 +57,15 @@ class Convolution:
         return " ".join(words)
 
 
+def convolution_of(operation: Operation) -> Convolution:
+    """What an operation called "convolution" is, with a kernel of any number of axes."""
+    given = operation.arguments
+    kernel = given["weight"].shape[2:]
+    stride, dilation = (tuple(given[name]) * (len(kernel) // len(given[name])) for name in ("stride", "dilation"))
+    channels = given["input"].shape[1], operation.shape[1]
+    return Convolution(operation, kernel, stride, dilation, given["groups"], *channels, given["transposed"])
+
+
 def name_of(operation: Operation) -> str:
     return operation.module or "forward"
 

@@ -11,7 +11,6 @@ from utils.auditing.anatomy import Anatomy
 from utils.auditing.convolutions import name_of, times
 from utils.auditing.footprint import NoFootprint, footprint
 from utils.auditing.lines import Unfollowed
-from utils.auditing.paths import last_maps
 from utils.auditing.requirement import MIN_RECEPTIVE_FIELD, Requirement, row, shortened, unjudged
 
 
@@ -33,7 +32,7 @@ def find_field(network: nn.Module, shape: Sequence[int], anatomy: Anatomy) -> Fi
     except Unfollowed as reason:
         why_no_algebra = str(reason)
     try:
-        measured = footprint(network, shape, last_maps, guess)
+        measured = footprint(network, shape, guess)
     except NoFootprint as reason:
         why_no_footprint = str(reason)
     if algebra is None and measured is None:

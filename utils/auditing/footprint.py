@@ -8,7 +8,7 @@ so that nothing cancels and nothing is cut off. The image is a strip, long enoug
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,7 @@ from torch import nn
 from utils.auditing.layouts import SIDES
 from utils.auditing.lines import Line, Unfollowed
 from utils.auditing.passing import Passing, Seen
+from utils.auditing.paths import last_maps
 from utils.auditing.receptive_field import layouts
 from utils.errors import one_line
 from utils.trace import Recorder, copied, operands
@@ -31,16 +32,12 @@ class NoFootprint(Exception):
     """The gradients cannot tell; the message says why."""
 
 
-def footprint(
-    model: nn.Module, shape: Sequence[int], choose: Callable[..., list[int]], guess: Sequence[Line] | None
-) -> tuple[int, int]:
-    """Height and width of the field of some results of `model`, in pixels; the largest if there are several.
+def footprint(model: nn.Module, shape: Sequence[int], guess: Sequence[Line] | None) -> tuple[int, int]:
+    """Height and width of the field of the last maps of `model`, in pixels; the largest if there are several.
 
     Args:
         model: runs as a copy.
         shape: channels, height, width that the model takes.
-        choose: given a `Recorder`, its layouts and the operations that can be kept, returns the indices of the
-            operations whose field is asked for.
         guess: for height and width the line that the algebra found, to know how long a strip to take and how many
             neighbouring positions to ask; None if it found none.
 
@@ -49,7 +46,7 @@ def footprint(
     """
     model = passing_copy(model)
     try:
-        probe = dry_run(model, shape, choose)
+        probe = dry_run(model, shape)
         return tuple(field_along(probe, shape, side, guess) for side in SIDES)
     except NoFootprint:
         raise
@@ -113,7 +110,7 @@ class Probe:
         return max(fields)
 
 
-def dry_run(model: nn.Module, shape: Sequence[int], choose: Callable[..., list[int]]) -> Probe:
+def dry_run(model: nn.Module, shape: Sequence[int]) -> Probe:
     """One pass on an image of the given shape, to see which calls to measure and which to cut."""
     image = torch.ones(1, *shape, dtype=torch.float64)
     passing = Passing()
@@ -123,7 +120,7 @@ def dry_run(model: nn.Module, shape: Sequence[int], choose: Callable[..., list[i
             recorder.answer = model(image)
     recorder.outputs = operands(recorder.describe(recorder.answer))
     found = layouts(recorder.operations, image.shape)
-    wanted = choose(recorder, found, set(passing.made))
+    wanted = last_maps(recorder, found, passing.made)
     if not wanted:
         raise NoFootprint("no call of the network makes the map that is asked for")
     targets, cuts = [], set()

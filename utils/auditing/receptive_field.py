@@ -90,23 +90,22 @@ def whole_of(layout: Layout, operand: Operand) -> Layout:
     return layout
 
 
+# Of a second result of another shape, such as saved statistics: nothing may read it.
+UNKNOWN = Layout((("unknown",),))
+
+
 def fitted(layout: Layout, shape: Sequence[int]) -> Layout:
     """The layout with its plain sizes as in `shape`; strands must fit."""
     if len(layout.axes) != len(shape):
-        return plain(shape) if not layout.strands and layout.spans == (None, None) else unfitting(layout, shape)
+        return plain(shape) if not layout.strands and layout.spans == (None, None) else UNKNOWN
     axes = []
     for axis, size in zip(layout.axes, shape, strict=True):
         if size_of(axis) != size and len(axis) == 1:
             axis = (replace(axis[0], size=size),) if isinstance(axis[0], Strand) else (size,)
         if size_of(axis) != size:
-            return unfitting(layout, shape)
+            return UNKNOWN
         axes.append(axis)
     return replace(layout, axes=tuple(axes))
-
-
-def unfitting(layout: Layout, shape: Sequence[int]) -> Layout:
-    """For a second result of another shape, such as saved statistics: nothing may read it."""
-    return Layout((("unknown",),))
 
 
 def find_rule(function: str) -> Callable[[Operation, Look], Layout | list[Layout]]:
@@ -127,7 +126,7 @@ def find_rule(function: str) -> Callable[[Operation, Look], Layout | list[Layout
 
 def pointwise(operation: Operation, look: Look) -> Layout:
     """Position by position, with broadcasting."""
-    return merged([*inputs_of(operation, look)], operation)
+    return merged(inputs_of(operation, look), operation)
 
 
 def reduction(operation: Operation, look: Look) -> Layout:
@@ -225,18 +224,16 @@ RULES_BY_USE = {
     shapes.reshaped: "view _unsafe_view reshape _reshape_alias",
     shapes.same: "clone detach alias contiguous _to_copy native_dropout lift_fresh",
     shapes.restrided: "as_strided",
-    shapes.copied: "copy",
     shapes.constant: "empty_like zeros_like ones_like full_like rand_like randn_like new_empty new_zeros new_ones "
     "new_full",
     shapes.permuted: "permute transpose t",
     shapes.unsqueezed: "unsqueeze",
     shapes.squeezed: "squeeze",
-    shapes.expanded: "expand",
     shapes.selected: "select",
     shapes.split: "split split_with_sizes unbind",
     shapes.stacked: "cat stack",
     pointwise: "dropout alpha_dropout bernoulli _prelu_kernel hardswish log_sigmoid_forward rrelu_with_noise "
-    "floor_divide fill",
+    "floor_divide fill copy expand",
     halved: "glu",
     reduction: "mean sum amax amin max min prod var std var_mean linalg_vector_norm norm logsumexp argmax argmin any "
     "all",

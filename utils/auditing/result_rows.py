@@ -44,7 +44,7 @@ def result_rows(
             said += [f"{record.images:,} test images of {record.data}", record.provenance]
             faults += name_faults(record.data, record.images)
             accuracy, images = record.accuracy, record.images
-        faults += record.faults(None if result is None else result.accuracy)
+        faults += record.faults(accuracy)
     measured = "; ".join(filter(None, [*said, *faults]))
     data_row = row("data", measured, not faults)
     correct = round(accuracy * images / 100)
@@ -142,9 +142,8 @@ class Record:
         if not self.history:
             raise InputError(f"{folder / 'history.csv'} holds no epoch")
 
-    def faults(self, accuracy: float | None = None) -> Iterator[str]:
+    def faults(self, claimed: float) -> Iterator[str]:
         """Whether the claimed accuracy is that of the epoch that did best on the test images, and not of the last."""
-        claimed = self.accuracy if accuracy is None else accuracy
         last = self.history[-1]
         best = max(self.history, key=lambda record: record["test_accuracy"])
         if abs(claimed - last["test_accuracy"]) < 0.005:

@@ -16,7 +16,6 @@ from utils.auditing.layouts import (
     both,
     dimensions,
     first,
-    inputs_of,
     merged,
     moved,
     plain,
@@ -94,11 +93,6 @@ def restrided(operation: Operation, look: Look) -> Layout:
     return layout
 
 
-def copied(operation: Operation, look: Look) -> Layout:
-    """Into a tensor that may hold something already, or a part of one."""
-    return merged(inputs_of(operation, look), operation)
-
-
 def constant(operation: Operation, look: Look) -> Layout:
     """Made in the shape of a tensor, without its values."""
     return plain(operation.shape)
@@ -127,10 +121,6 @@ def squeezed(operation: Operation, look: Look) -> Layout:
     layout = first(operation, look)
     ones = [i for i in dimensions(operation, len(layout.axes)) if size_of(layout.axes[i]) == 1]
     return layout.blurred(ones, operation.index).without(ones)
-
-
-def expanded(operation: Operation, look: Look) -> Layout:
-    return merged([first(operation, look)], operation)
 
 
 def selected(operation: Operation, look: Look) -> Layout:

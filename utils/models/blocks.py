@@ -61,6 +61,9 @@ class Residual(nn.Sequential):
 def scaled(channels: int, width: float) -> int:
     """The multiple of 4 nearest to `channels * width`.
 
+    Raises:
+        InputError: the width is no number, or that is not in 4..10,000.
+
     >>> scaled(48, 0.5), scaled(16, 0.4)
     (24, 8)
     """

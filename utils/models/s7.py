@@ -33,7 +33,7 @@ class S7Net(nn.Module):
         width: all numbers of channels are multiplied by it, and rounded to multiples of 4.
 
     Raises:
-        InputError: the width is no number, or leaves less than 4 channels somewhere.
+        InputError: the width is no number, or leaves less than 4 or more than 10,000 channels somewhere.
     """
 
     def __init__(self, classes: int = 10, reductions: tuple[Mapping, ...] = (STRIDED,) * 3, width: float = 1.0):

@@ -23,7 +23,7 @@ class S7Max(nn.Module):
         channels: of the maps of C1 to C4.
 
     Raises:
-        InputError: the width is no number, or leaves less than 4 channels somewhere.
+        InputError: the width is no number, or leaves less than 4 or more than 10,000 channels somewhere.
     """
 
     def __init__(self, classes: int = 10, width: float = 1.0, channels: tuple[int, ...] = (32, 64, 128, 192)):

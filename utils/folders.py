@@ -1,0 +1,51 @@
+"""Folders of runs: where they go, and what of a run they hold."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from itertools import chain, count, takewhile
+from pathlib import Path
+
+from utils.checkpoint import BEFORE, BEST, LAST
+from utils.errors import InputError
+from utils.history import read_history
+
+
+def runs_folder() -> Path:
+    """Where runs go that are given no folder: $S7_RUNS, as on a mounted drive, or ./runs."""
+    return Path(os.environ.get("S7_RUNS") or "runs").expanduser()
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether a run has saved in the folder where it was, so that it can go on."""
+    return any((folder / name).exists() for name in (LAST, BEFORE))
+
+
+def has_history(folder: Path) -> bool:
+    """Whether a run has left there what came out of an epoch; best.pt alone may be of a run that was killed there."""
+    try:
+        epochs = read_history(folder / "history.csv")
+    except InputError:
+        epochs = (folder / "history.csv").exists()
+    return bool(epochs) or (folder / "run.json").exists()
+
+
+def is_taken(folder: Path) -> bool:
+    """Whether there is anything in the folder that a new run would overwrite."""
+    return holds_run(folder) or (folder / BEST).exists() or has_history(folder)
+
+
+def new_folder(wish: str | Path) -> Path:
+    """The first of `wish`, `wish-2`, `wish-3`, ... that holds no run yet, so that none is overwritten."""
+    return next(folder for folder in numbered(Path(wish)) if not is_taken(folder))
+
+
+def newest_folder(wish: str | Path) -> Path:
+    """The folder before that one: of the run to resume. `wish` itself if it holds no run."""
+    return ([Path(wish), *takewhile(is_taken, numbered(Path(wish)))])[-1]
+
+
+def numbered(wish: Path) -> Iterator[Path]:
+    """`wish`, `wish-2`, `wish-3` and so on."""
+    return chain([wish], (wish.with_name(f"{wish.name}-{number}") for number in count(2)))
