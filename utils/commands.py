@@ -107,7 +107,7 @@ def data_of(arguments: argparse.Namespace, checkpoint: dict) -> ImageData:
     trained_on = checkpoint["data"]["name"]
     if trained_on != data.name:
         print(f"WARNING: trained on {trained_on}, tested on {data.name}", file=sys.stderr)
-    if (learned := tuple(checkpoint["classes"])) != data.classes:
+    elif (learned := tuple(checkpoint["classes"])) != data.classes:
         print(
             f"WARNING: it answers with {', '.join(learned)}; the data's classes are {', '.join(data.classes)}: they "
             "are compared by their places",
