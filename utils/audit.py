@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 from utils.auditing.anatomy import Anatomy
 from utils.auditing.augment_row import augment_row
 from utils.auditing.field import Field, field_row, find_field
+from utils.auditing.footprint import idle_convolutions
 from utils.auditing.layer_table import Layers, layer_table
 from utils.auditing.network_rows import (
     NOT_RUN,
@@ -151,6 +152,7 @@ def audit(
             sick = f"float32 (1, {', '.join(map(str, shape))}): {fault(error)}"
             rows = rows_without_a_run(model)
         else:
+            anatomy.live -= idle_convolutions(network, anatomy)
             field, layers = find_field(network, shape, anatomy), layer_table(anatomy)
             rows = [
                 structure_row(anatomy),
@@ -160,7 +162,7 @@ def audit(
                 depthwise_row(anatomy),
                 dilated_row(anatomy),
                 gap_row(anatomy),
-                params_row(network, shape, anatomy.recorder.parameters, lazy=has_lazy(model)),
+                params_row(network, shape, anatomy.recorder, lazy=has_lazy(model)),
             ]
     parameters = [p for p in network.parameters() if not nn.parameter.is_lazy(p)]
     return Report(

@@ -9,16 +9,24 @@ from __future__ import annotations
 import copy
 import random
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, is_dataclass
+from functools import partial
+from types import CellType, FunctionType, MethodType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+# What they make has the shape of a tensor, and nothing of its values.
+MAKERS = (
+    *("empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like"),
+    *("new_empty", "new_zeros", "new_ones", "new_full"),
+)
 IMAGE = -1  # stands for the network's input where an operation's input is named
 
 
@@ -93,11 +101,49 @@ def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
     for buffer in model.buffers():
         if nn.parameter.is_lazy(buffer):
             memo[id(buffer)] = nn.parameter.UninitializedBuffer(device=buffer.device, dtype=buffer.dtype)
+    own, later = set(map(id, model.modules())), []
     for module in model.modules():
-        for value in vars(module).values():
+        for value in tree_leaves(vars(module)):
             if isinstance(value, Tensor) and not value.is_leaf:
                 memo[id(value)] = value.detach().clone()
-    return copy.deepcopy(model, memo)
+            else:
+                rebound(value, own, memo, later)
+    result = copy.deepcopy(model, memo)
+    for put, held in later:
+        put(copy.deepcopy(held, memo))
+    return result
+
+
+def rebound(value: Any, own: set[int], memo: dict[int, Any], later: list[tuple[Callable, Any]]) -> bool:
+    """Whether `value` is one of the model's `own` modules, or a function that knows some: self.f = lambda: self.a().
+
+    deepcopy leaves functions as they are, and the copy would run the model itself. `memo` gets a function in place of
+    this one, and `later` what it is to know instead, to be called with copies once there are some.
+    """
+    if isinstance(value, MethodType):
+        if rebound(value.__func__, own, memo, later) and id(value) not in memo:
+            function, owner = memo[id(value.__func__)], []
+            later.append((owner.append, value.__self__))
+            memo[id(value)] = lambda *args, **kwargs: function(owner[0], *args, **kwargs)
+        return id(value) in memo or id(value.__self__) in own
+    if not isinstance(value, FunctionType):
+        return id(value) in own
+    if id(value) in memo:
+        return memo[id(value)] is not value
+    memo[id(value)] = value  # it may know itself
+    space, cells = dict(value.__globals__), list(value.__closure__ or ())
+    puts = [(partial(space.__setitem__, name), space[name]) for name in value.__code__.co_names if name in space]
+    puts = [(put, held) for put, held in puts if rebound(held, own, memo, later)]
+    for place, cell in enumerate(cells):
+        with suppress(ValueError):  # an empty cell
+            if rebound(cell.cell_contents, own, memo, later):
+                cells[place] = CellType()
+                puts.append((partial(setattr, cells[place], "cell_contents"), cell.cell_contents))
+    if puts:
+        memo[id(value)] = FunctionType(value.__code__, space, value.__name__, value.__defaults__, tuple(cells))
+        memo[id(value)].__kwdefaults__ = value.__kwdefaults__
+        later += puts
+    return bool(puts)
 
 
 def record(model: nn.Module, image: Tensor, keep_values: bool = False) -> Recorder:
@@ -108,7 +154,7 @@ def record(model: nn.Module, image: Tensor, keep_values: bool = False) -> Record
         if isinstance(module, torch.jit.ScriptModule):
             continue  # takes no such hooks
         enter = module.register_forward_pre_hook(lambda module, inputs, name=name: recorder.modules.append(name))
-        leave = module.register_forward_hook(lambda module, inputs, output: recorder.leave())
+        leave = module.register_forward_hook(lambda *_: recorder.leave(), always_call=True)
         handles += [enter, leave]
     try:
         with recorder:
@@ -129,6 +175,7 @@ class Recorder(TorchDispatchMode):
         outputs: what the model returned.
         values: what the operations computed, if that is to be kept: copies of the results of each.
         parameters: those that operations took, by id, whether the model knows of them or not.
+        fixed: what the image is multiplied with and no parameter has a part in, by its memory: buffers, constants.
         reads_values: whether its `forward` looked at numbers made of the image, as in `if x.mean() > 0`: another
             image may take another path.
         reads_numbers: the same, or at those of its own weights.
@@ -144,6 +191,8 @@ class Recorder(TorchDispatchMode):
         self.reads_values = self.reads_numbers = False
         self.answer: Any = None
         self.parameters: dict[int, nn.Parameter] = {}
+        self.fixed: dict[int, Tensor] = {}
+        self.learned: dict[int, bool] = {}  # of results that the image has no part in: whether a parameter has
         self.modules: list[str] = []  # those whose `forward` is running, outermost first
         self.image_shape = tuple(image.shape)
         self.sources = {id(image): (IMAGE, 0)}
@@ -159,8 +208,16 @@ class Recorder(TorchDispatchMode):
         inputs = tuple(o.source for o in operands(described) if o.source is not None)
         results = [r for r in (result if isinstance(result, (tuple, list)) else [result]) if isinstance(r, Tensor)]
         name = function._schema.name.removeprefix("aten::")
-        if inputs and results:
+        if results and not inputs:
+            self.learned |= dict.fromkeys(map(id, results), any(map(self.is_learned, tree_leaves([args, kwargs]))))
+            self.alive += results
+        name = "convolution" if name == "_convolution" else name  # as torch.jit.trace writes it
+        if inputs and results and name not in MAKERS:
             index = len(self.operations)
+            if name in ("convolution", "mm", "addmm", "bmm", "baddbmm"):
+                for value in tree_leaves([args, kwargs]):
+                    if isinstance(value, Tensor) and value.dim() > 1 and not self.is_learned(value):
+                        self.fixed[memory(value)] = value
             module = self.modules[-1] if self.modules else ""
             shapes = tuple(tuple(r.shape) for r in results)
             if self.keep_values:  # before anything is written into them
@@ -177,6 +234,10 @@ class Recorder(TorchDispatchMode):
             self.reads_numbers = True
             self.reads_values |= bool(inputs)
         return result
+
+    def is_learned(self, value: Any) -> bool:
+        """Whether it is a parameter, or made of some, or of the image."""
+        return isinstance(value, nn.Parameter) or id(value) in self.sources or self.learned.get(id(value), False)
 
     def leave(self) -> None:
         self.modules.pop()

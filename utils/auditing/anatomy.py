@@ -110,7 +110,11 @@ class Anatomy:
     @cached_property
     def stages(self) -> list[int]:
         """For every operation, how many reducing convolutions lie before it, itself included."""
-        reducing = {c.operation.index for c in self.body if self.reduces(c)}
+        return self.stages_of([c for c in self.body if self.reduces(c)])
+
+    def stages_of(self, convolutions: Sequence[Convolution]) -> list[int]:
+        """The same where these convolutions are the reducing ones."""
+        reducing = {c.operation.index for c in convolutions}
         result: list[int] = []
         for operation in self.operations:
             before = max((result[i] for i in operation.inputs if i != IMAGE), default=0)
@@ -146,7 +150,9 @@ class Anatomy:
     def jump_changes(self, operation: Operation) -> int:
         """1 if positions lie further apart after it than before, -1 if closer, else 0."""
         after = self.layout(operation.index)
-        if after is None or not after.is_map:
+        if after is None:
+            return change_of_shape(operation)
+        if not after.is_map:
             return 0
         for operand in operands(operation.arguments):
             before = self.input_layout(operand)
@@ -221,6 +227,16 @@ def leaves_no_map(operation: Operation) -> bool:
     if len(before) != 4 or max(before[2:]) == 1 or len(after) < 2 or before[0] != after[0]:
         return False
     return after[1:] == (prod(before[1:]),) or (after[1] == before[1] and prod(after[2:]) == 1)
+
+
+def change_of_shape(operation: Operation) -> int:
+    """The same as `jump_changes` where the algebra could not follow, for what resizes a map and nothing else."""
+    before, after, name = first_operand(operation).shape, operation.shape, operation.function
+    resizes = name.lstrip("_").startswith(("upsample", "pixel_", "index")) or operation.arguments.get("step", 1) > 1
+    if not (resizes or operation.arguments.get("transposed")) or len(before) != 4 or len(after) != 4:
+        return 0
+    ratios = [a / b for a, b in zip(after[2:], before[2:], strict=True)]
+    return 1 if min(ratios) < 0.75 else -1 if max(ratios) > 1.5 else 0
 
 
 def strand_size(layout: Layout, side: int) -> int:

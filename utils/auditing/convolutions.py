@@ -35,8 +35,9 @@ class Convolution:
 
     @property
     def is_dilated(self) -> bool:
-        """Dilation spreads the taps of a kernel: along an axis with one tap it does nothing."""
-        return any(k > 1 and d > 1 for k, d in zip(self.kernel, self.dilation, strict=True))
+        """Dilation spreads the taps of a kernel: where only one of them is on the map, it does nothing."""
+        sizes = self.operation.arguments["input"].shape[-2:]
+        return any(k > 1 and 1 < d < n for k, d, n in zip(self.kernel, self.dilation, sizes, strict=True))
 
     @property
     def is_strided(self) -> bool:

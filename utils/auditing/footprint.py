@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from utils.auditing.layouts import SIDES
 from utils.auditing.lines import Line, Unfollowed
@@ -21,6 +23,9 @@ from utils.auditing.paths import last_maps
 from utils.auditing.receptive_field import layouts
 from utils.errors import one_line
 from utils.trace import Recorder, copied, operands
+
+if TYPE_CHECKING:
+    from utils.auditing.anatomy import Anatomy
 
 LONGEST = 1 << 16  # pixels of a strip
 BLIND = 1 << 11  # pixels of one that the algebra did not ask for: a network that looks at all of it has no end
@@ -60,6 +65,7 @@ class Target:
 
     call: int
     axes: tuple[int | None, int | None]
+    shape: tuple[int, ...] = ()  # on an image of the network's own size
 
 
 @dataclass
@@ -79,6 +85,7 @@ class Probe:
     cuts: set[int]
     sizes: dict
     names: list[str]
+    shape: tuple[int, ...]
 
     def field(self, shape: Sequence[int], side: int, period: int) -> int | None:
         """The field along one side of an image of this shape, in pixels; None if it touches the image's border.
@@ -98,6 +105,10 @@ class Probe:
         for target in self.targets:
             result = passing.kept[target.call]
             axis = result.dim() - 2 + side if target.axes[side] is None else target.axes[side]
+            if shape[1 + side] > self.shape[1 + side] and result.shape[axis] <= target.shape[axis]:
+                raise NoFootprint("its map does not grow with the image: it crops it")
+            if own := own_gradient(result):
+                raise NoFootprint(f"{own} has a gradient of its own making")
             middle = result.shape[axis] // 2
             for position in range(middle, min(middle + period, result.shape[axis])):
                 (gradient,) = torch.autograd.grad(result.select(axis, position).sum(), image, retain_graph=True)
@@ -108,6 +119,20 @@ class Probe:
                     return None
                 fields.append(seen[-1] - seen[0] + 1 if seen else 0)
         return max(fields)
+
+
+def own_gradient(result: torch.Tensor) -> str:
+    """The name of a torch.autograd.Function that `result` is made with, such as a sign that is trained; "" if none."""
+    waiting, seen = [result.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        if isinstance(node, torch.autograd.function.BackwardCFunction):
+            return type(node).__name__.removesuffix("Backward")
+        seen.add(node)
+        waiting += [following for following, _ in node.next_functions]
+    return ""
 
 
 def dry_run(model: nn.Module, shape: Sequence[int]) -> Probe:
@@ -130,8 +155,35 @@ def dry_run(model: nn.Module, shape: Sequence[int]) -> Probe:
         if not isinstance(layout, Unfollowed):
             axes = tuple(layout[0].axis(side) for side in SIDES)
             cuts |= {passing.within[op] for op in layout[0].through if op in passing.within}
-        targets.append(Target(passing.made[index], axes))
-    return Probe(model, targets, cuts, passing.sizes, passing.names)
+        targets.append(Target(passing.made[index], axes, recorder.operations[index].shape))
+    return Probe(model, targets, cuts, passing.sizes, passing.names, tuple(shape))
+
+
+def idle_convolutions(model: nn.Module, anatomy: Anatomy) -> set[int]:
+    """The convolutions, as indices into the trace, whose results come into the answer and change nothing of it.
+
+    As those of a branch that is multiplied by zero, or stacked and not selected: in a copy that passes every gradient
+    on, the answer has none there but zeros. Not asked where the values of the image choose what counts.
+    """
+    ran = [o.index for o in anatomy.operations if o.function == "convolution"]
+    if not ran or not all(results[0].is_floating_point() for results in anatomy.recorder.values):
+        return set()
+    passing = Passing()
+    passing.convolutions = []
+    try:
+        model, generator = passing_copy(model), torch.Generator().manual_seed(2)
+        image = torch.ones(anatomy.recorder.image_shape, dtype=torch.float64, requires_grad=True) * 1
+        with passing:
+            answer = model(image)
+        parts = tree_leaves(vars(answer) if is_dataclass(answer) else answer)
+        parts = [part for part in parts if isinstance(part, torch.Tensor) and part.requires_grad]
+        asked = sum((part * torch.rand(part.shape, generator=generator)).sum() for part in parts)
+        if len(passing.convolutions) != len(ran):
+            return set()
+        gradients = torch.autograd.grad(asked, passing.convolutions, allow_unused=True)
+    except Exception:  # whatever a network may raise
+        return set()
+    return {i for i, gradient in zip(ran, gradients, strict=True) if gradient is not None and not gradient.any()}
 
 
 def passing_copy(model: nn.Module) -> nn.Module:

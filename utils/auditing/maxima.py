@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isinf
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,7 +23,8 @@ POOLS = (
     "max_pool3d_with_indices",
     "adaptive_max_pool3d",
 )
-EXTREMES = ("amax", "amin", "max", "min", "aminmax", "argmax", "argmin", "topk", "sort", "kthvalue")
+PAIRS = ("maximum", "minimum", "fmax", "fmin", "max", "min")  # of two maps
+EXTREMES = ("cummax", "cummin", "amax", "amin", "max", "min", "aminmax", "argmax", "argmin", "topk", "sort", "kthvalue")
 LAST = ("topk", "sort", "kthvalue")  # of these, the last axis is the one they take if nothing is said
 
 
@@ -32,9 +34,10 @@ def takes_maximum(anatomy: Anatomy, operation: Operation) -> bool:
         return True
     inputs = [o for o in operands(operation.arguments) if o.source is not None]
     known = [layout for layout in map(anatomy.input_layout, inputs) if layout is not None]
-    if operation.function in ("maximum", "minimum", "fmax", "fmin", "max", "min") and len(inputs) == 2:
+    if operation.function in PAIRS and len(inputs) == 2:
         return at_several_places(anatomy, operation)
-    if operation.function not in EXTREMES or not known:
+    order = operation.arguments.get("ord", 0)
+    if not known or operation.function not in EXTREMES and not (isinstance(order, float) and isinf(order)):
         return False
     dim = operation.arguments.get("dim", -1 if operation.function in LAST else None)
     rank = len(known[0].axes)
@@ -42,6 +45,12 @@ def takes_maximum(anatomy: Anatomy, operation: Operation) -> bool:
     if operation.index in anatomy.behind_the_map:
         return any(isinstance(part, Strand) for n in numbers for part in known[0].axes[n])
     return any(isinstance(part, (Strand, Taps)) for n in numbers for part in known[0].axes[n])
+
+
+def may_take_maximum(anatomy: Anatomy, operation: Operation) -> bool:
+    """Whether it takes a maximum of something that the layer algebra could not follow."""
+    inputs = [o for o in operands(operation.arguments) if o.source is not None]
+    return operation.function in (*PAIRS, *EXTREMES) and None in map(anatomy.input_layout, inputs)
 
 
 def at_several_places(anatomy: Anatomy, operation: Operation) -> bool:

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
 from utils.auditing.anatomy import AVERAGES, Anatomy
 from utils.auditing.convolutions import Convolution, name_of, short
+from utils.auditing.layouts import SIDES
+from utils.auditing.maxima import may_take_maximum, same
+from utils.auditing.paths import made_of
 from utils.auditing.requirement import MAX_PARAMETERS, Requirement, row, shortened, unjudged
+from utils.trace import IMAGE, Recorder, memory
 
 NOT_RUN = "the network does not run"
 
 
 def structure_row(anatomy: Anatomy) -> Requirement:
     """C1 C2 C3 C4 O. The reducing convolution may be a block's last layer or the next one's first."""
-    reducing = [c for c in anatomy.body if anatomy.reduces(c)]
-    stages = anatomy.stages
-    blocks: list[list[Convolution]] = []
-    for last in (True, False):
-        numbers = [stages[c.operation.index] - (last and c in reducing) for c in anatomy.body]
-        found = [[c for c, n in zip(anatomy.body, numbers, strict=True) if n == k] for k in sorted(set(numbers))]
-        if len(found) == 5 and all(c.is_pointwise for c in found[-1]):  # of a depthwise convolution that strides
-            found[-2:] = [found[-2] + found[-1]]
-        if last or len(found) == 4 != len(blocks):
-            blocks = found
+    smaller = [c for c in anatomy.body if anatomy.reduces(c)]
+    strided = [c for c in smaller if c.is_strided]  # beside strides, dilation without enough padding only trims the map
+    reducing, blocks = smaller, blocks_by(anatomy, smaller)
+    if strided and len(blocks) != 4 == len(blocks_by(anatomy, strided)):
+        reducing, blocks = strided, blocks_by(anatomy, strided)
     faults = []
     if len(blocks) != 4:
         faults.append(f"{len(blocks)} {'block' if len(blocks) == 1 else 'blocks'}")
@@ -48,6 +47,20 @@ def structure_row(anatomy: Anatomy) -> Requirement:
     return row("structure", measured, not faults, [c.name for c in reducing])
 
 
+def blocks_by(anatomy: Anatomy, reducing: Sequence[Convolution]) -> list[list[Convolution]]:
+    """The blocks that end in, or begin with, one of these convolutions."""
+    stages = anatomy.stages_of(reducing)
+    blocks: list[list[Convolution]] = []
+    for last in (True, False):
+        numbers = [stages[c.operation.index] - (last and c in reducing) for c in anatomy.body]
+        found = [[c for c, n in zip(anatomy.body, numbers, strict=True) if n == k] for k in sorted(set(numbers))]
+        if len(found) == 5 and all(c.is_pointwise for c in found[-1]):  # of a depthwise convolution that strides
+            found[-2:] = [found[-2] + found[-1]]
+        if last or len(found) == 4 != len(blocks):
+            blocks = found
+    return blocks
+
+
 def block_sizes(block: Sequence[Convolution]) -> str:
     """The map's size in a block: "32 > 16", or "16" where it stays."""
     before = max(tuple(c.operation.arguments["input"].shape[2:]) for c in block)
@@ -57,6 +70,10 @@ def block_sizes(block: Sequence[Convolution]) -> str:
 
 def max_pooling_row(anatomy: Anatomy) -> Requirement:
     found = list(map(name_of, anatomy.max_pools))
+    lost = [o for o in anatomy.operations if o.index in anatomy.live and may_take_maximum(anatomy, o)]
+    if lost and not found:
+        names_of_lost = names(f"{o.function} in {name_of(o)}" for o in lost)
+        return unjudged("max_pooling", f"{names_of_lost} comes where the layer algebra stops: {anatomy.lost()}")
     return row("max_pooling", "found" if found else "none", not found, found)
 
 
@@ -85,7 +102,7 @@ def depthwise_row(anatomy: Anatomy) -> Requirement:
 
 def dilated_row(anatomy: Anatomy) -> Requirement:
     dilated = [c for c in anatomy.body if c.is_dilated]
-    idle = [c.name for c in anatomy.body if max(c.dilation) > 1 and not c.is_dilated]
+    idle = [c.name for c in anatomy.body if max(c.dilation) > 1 and not c.is_dilated]  # its own, or those on the map
     said = ", ".join(dict.fromkeys(c.kind for c in dilated)) or "none"
     said += f"; dilated, but of one tap: {names(idle)}" if idle else ""
     return row("dilated", said, bool(dilated), [c.name for c in dilated])
@@ -100,6 +117,8 @@ def gap_row(anatomy: Anatomy) -> Requirement:
         return unjudged("gap", f"the layer algebra stops where {lost}")
     if not closers:
         return row("gap", "none: the answer is not made of a pooled map", False)
+    if wrong and averages_by_numbers(anatomy):
+        return row("gap", "global average pooling", True, where)
     if wrong:
         return row("gap", f"none: {names(o.function for o in wrong)} takes the place of the average", False, where)
     return row("gap", "global average pooling", True, where)
@@ -118,30 +137,67 @@ def averages(anatomy: Anatomy, operation) -> bool:
     return any((f == "div" and n == count) or (f == "mul" and n == 1 / count) for f, n in factors)
 
 
+def averages_by_numbers(anatomy: Anatomy) -> bool:
+    """Whether all ways from the last maps to the answer go through their averages, by the numbers that came out.
+
+    However it is written: as a sum over rows, then columns, and then a division, or as a product with a constant.
+    """
+    found: set[int] = set()
+    for index in anatomy.targets:
+        layout, (value, *_) = anatomy.layout(index), anatomy.recorder.values[index]
+        if layout is None or not value.is_floating_point():
+            return False
+        average = value.mean([layout.axis(side) for side in SIDES], keepdim=True)
+        if same(value, average.expand_as(value)):  # one position, or all alike
+            return False
+        for operation in anatomy.operations:
+            result = anatomy.recorder.values[operation.index][0]
+            if (
+                operation.index in anatomy.behind_the_map
+                and result.is_floating_point()
+                and result.numel() == average.numel()
+                and same(result.flatten(), average.flatten())
+            ):
+                found.add(operation.index)
+    answers = [operand.source for operand in anatomy.recorder.outputs]
+    past = made_of(anatomy.operations, answers, found)
+    return bool(found) and not past.intersection(anatomy.targets) and IMAGE not in inputs(anatomy, past)
+
+
+def inputs(anatomy: Anatomy, indices: set[int]) -> set[int]:
+    return {source for index in indices for source in anatomy.operations[index].inputs}
+
+
 def params_row(
-    model: nn.Module, shape: Sequence[int] | None, used: Mapping[int, nn.Parameter] | None = None, lazy: bool = False
+    model: nn.Module, shape: Sequence[int] | None, recorder: Recorder | None = None, lazy: bool = False
 ) -> Requirement:
     """Every parameter once. torchsummary's total, which many quote, is named where it differs.
 
     Args:
         shape: channels, height, width of an image to run the model on; None: it does not run.
-        used: the parameters that ran, by id: those of layers in a plain list are none of the model's, but count.
+        recorder: of the run: the parameters of layers in a plain list are none of the model's, but count, and so does
+            what else it multiplies with that is nobody's parameter.
     """
     total = sum(p.numel() for p in model.parameters())
     known = set(map(id, model.parameters()))
-    strays = sum(p.numel() for key, p in (used or {}).items() if key not in known)
+    used, fixed = (recorder.parameters, recorder.fixed) if recorder else ({}, {})
+    strays = sum(p.numel() for key, p in used.items() if key not in known)
+    memories = {memory(p) for p in [*model.parameters(), *used.values()] if not nn.parameter.is_lazy(p)}
+    hidden = sum(t.numel() for key, t in fixed.items() if key not in memories)
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     said = f"{total:,}"
     said += f", {trainable:,} of them trainable" if trainable != total else ""
     said += ", once its lazy layers have seen an image" if lazy else ""
     if strays:
         said += f"; besides {strays:,} in layers that it does not know, as in a plain list: no optimiser finds them"
+    if hidden:
+        said += f"; besides {hidden:,} weights that are no parameters: buffers or constants"
     where: list[str] = []
     other = total if shape is None else torchsummary_total(model, shape)
     if other not in (None, total):
         said += f"; torchsummary says {other:,}"
         where = [n for n, p in model.named_parameters() if n.rpartition(".")[2] not in ("weight", "bias")]
-    return row("params", said, total + strays < MAX_PARAMETERS, where)
+    return row("params", said, total + strays + hidden < MAX_PARAMETERS, where)
 
 
 def torchsummary_total(model: nn.Module, shape: Sequence[int]) -> int | None:
@@ -161,7 +217,8 @@ def torchsummary_total(model: nn.Module, shape: Sequence[int]) -> int | None:
         if not isinstance(module, containers) and module is not model:
             handles.append(module.register_forward_hook(count))
 
-    model.apply(watch)
+    for module in model.modules():  # its own `apply` may be another thing
+        watch(module)
     try:
         with torch.no_grad():
             model(torch.ones(1, *shape))

@@ -44,6 +44,7 @@ class Passing(TorchFunctionMode):
         within: during which call an operation ran, be it as a part of it; likewise.
         kept: results of the calls in `keep`.
         cut: calls whose results are taken for constants.
+        convolutions: the results of all convolutions, if that is a list.
         sizes: output over input size of the calls in `SIZED`; filled on the first run, obeyed on later ones.
     """
 
@@ -56,6 +57,7 @@ class Passing(TorchFunctionMode):
         self.made: dict[int, int] = {}
         self.within: dict[int, int] = {}
         self.recorder: Recorder | None = None
+        self.convolutions: list[Tensor] | None = None
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -68,6 +70,8 @@ class Passing(TorchFunctionMode):
             result = self.replaced(number, name.rstrip("_"), function, args, kwargs)
             if number in self.cut:
                 result = tree_map(lambda r: r.detach() if isinstance(r, Tensor) else r, result)
+        if self.convolutions is not None and name.startswith("conv") and result.requires_grad:
+            self.convolutions.append(result)
         results = result if isinstance(result, (tuple, list)) else [result]
         if any(isinstance(r, Tensor) for r in results):
             self.names.append(name)

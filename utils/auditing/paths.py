@@ -8,13 +8,17 @@ from utils.auditing.lines import Unfollowed
 from utils.trace import IMAGE, Operation, Recorder
 
 
-def made_of(operations: Sequence[Operation], results: Iterable[int | None]) -> set[int]:
-    """The operations that lead to some results, those of the results included; IMAGE and None are none."""
+def made_of(operations: Sequence[Operation], results: Iterable[int | None], ends: Container[int] = ()) -> set[int]:
+    """The operations that lead to some results, those of the results included; IMAGE and None are none.
+
+    Args:
+        ends: operations that are not gone past, nor found.
+    """
     found: set[int] = set()
     waiting = list(results)
     while waiting:
         index = waiting.pop()
-        if index is not None and index != IMAGE and index not in found:
+        if index is not None and index != IMAGE and index not in found and index not in ends:
             found.add(index)
             waiting += operations[index].inputs
     return found

@@ -222,7 +222,10 @@ RULES_BY_USE = {
     windows.columns: "im2col",
     windows.shuffled: "pixel_shuffle pixel_unshuffle",
     shapes.reshaped: "view _unsafe_view reshape _reshape_alias",
-    shapes.same: "clone detach alias contiguous _to_copy native_dropout lift_fresh",
+    shapes.repeated: "repeat",
+    shapes.chosen: "index index_select",
+    shapes.same: "clone detach alias contiguous _to_copy native_dropout lift_fresh channel_shuffle "
+    "native_channel_shuffle",
     shapes.restrided: "as_strided",
     shapes.constant: "empty_like zeros_like ones_like full_like rand_like randn_like new_empty new_zeros new_ones "
     "new_full",
@@ -237,7 +240,7 @@ RULES_BY_USE = {
     halved: "glu",
     reduction: "mean sum amax amin max min prod var std var_mean linalg_vector_norm norm logsumexp argmax argmin any "
     "all",
-    mixing: "_softmax _log_softmax cumsum sort topk",
+    mixing: "_softmax _log_softmax cumsum cummax cummin sort topk",
     batch_norm: "native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training cudnn_batch_norm",
     group_norm: "native_group_norm",
     layer_norm: "native_layer_norm",

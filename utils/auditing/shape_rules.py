@@ -16,6 +16,7 @@ from utils.auditing.layouts import (
     both,
     dimensions,
     first,
+    inputs_of,
     merged,
     moved,
     plain,
@@ -121,6 +122,30 @@ def squeezed(operation: Operation, look: Look) -> Layout:
     layout = first(operation, look)
     ones = [i for i in dimensions(operation, len(layout.axes)) if size_of(layout.axes[i]) == 1]
     return layout.blurred(ones, operation.index).without(ones)
+
+
+def repeated(operation: Operation, look: Look) -> Layout:
+    layout = first(operation, look)
+    axes = [(1,)] * (len(operation.shape) - len(layout.axes)) + list(layout.axes)
+    for number, times in enumerate(operation.arguments["repeats"]):
+        if times > 1 and any(isinstance(part, Strand) for part in axes[number]):
+            raise Unfollowed("it repeats a map side by side")
+        axes[number] = axes[number] if times == 1 else (operation.shape[number],)
+    return replace(layout, axes=tuple(axes))
+
+
+def chosen(operation: Operation, look: Look) -> Layout:
+    """Channels in another order, as in x[:, order]; `order` may not depend on the image."""
+    layout = first(operation, look)
+    if operation.function == "index_select":
+        number = operation.arguments["dim"] % len(layout.axes)
+    else:
+        (number,) = (i for i, index in enumerate(operation.arguments["indices"]) if index is not None)
+    if len(inputs_of(operation, look)) > 1 or len(operation.shape) != len(layout.axes):
+        raise Unfollowed(f"there is no rule for {operation.function} by what the image says")
+    if any(isinstance(part, Strand) for part in layout.axes[number]):
+        raise Unfollowed(f"there is no rule for {operation.function} along height or width")
+    return layout.with_axis(number, operation.shape[number])
 
 
 def selected(operation: Operation, look: Look) -> Layout:

@@ -156,11 +156,12 @@ def columns(operation: Operation, look: Look) -> Layout:
 def shuffled(operation: Operation, look: Look) -> Layout:
     """Pixel shuffle: channels become pixels, `upscale_factor` of them in the place of one; and back."""
     layout = first(operation, look)
+    inside: tuple[int, ...] = (operation.shape[-3],)
     if "upscale_factor" in operation.arguments:
         taps = nearest(Fraction(1, operation.arguments["upscale_factor"]))
     else:
         factor = operation.arguments["downscale_factor"]
-        taps = window(factor, factor)
+        taps, inside = window(factor, factor), (operation.shape[-3] // factor**2, Taps(factor**2))
     for number in (len(layout.axes) - 2, len(layout.axes) - 1):
         layout = moved(layout, number, operation.shape[number], **taps)
-    return layout.with_axis(len(layout.axes) - 3, operation.shape[-3])
+    return layout.with_axis(len(layout.axes) - 3, *inside)
