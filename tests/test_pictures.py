@@ -161,14 +161,18 @@ def jpeg_parquet(folder, ten):
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
 def test_a_picture_is_the_same_to_training_and_to_predict(tmp_path, cache, mode):
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 4), np.uint8)
-    turned = Image.Exif()
-    turned[0x112] = 6  # a quarter
-    options = {"exif": turned} | ({"transparency": 0} if mode == "P" else {})
+    upright, turned = Image.Exif(), Image.Exif()
+    turned[0x112] = 6  # to be turned by a quarter, clockwise
+    options = {"transparency": 0} if mode == "P" else {}
     for split in ("train", "test"):
         (tmp_path / split / "a").mkdir(parents=True)
-        Image.fromarray(pixels).convert(mode).save(tmp_path / split / "a" / "0.png", **options)
+        for number, exif in enumerate((upright, turned)):
+            file = tmp_path / split / "a" / f"{number}.png"
+            Image.fromarray(pixels).convert(mode).save(file, exif=exif, **options)
     images = read(tmp_path, cache, progress=False).test_images
-    np.testing.assert_array_equal(images[0], load_picture(tmp_path / "test" / "a" / "0.png"))
+    for number in (0, 1):
+        np.testing.assert_array_equal(images[number], load_picture(tmp_path / "test" / "a" / f"{number}.png"))
+    np.testing.assert_array_equal(images[1], np.rot90(images[0], -1, axes=(1, 2)))
 
 
 def test_gif_is_a_picture_too(folders, cache):
