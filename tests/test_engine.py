@@ -187,6 +187,14 @@ def test_a_policy_that_normalises_otherwise_than_the_test_is_refused(network, ti
         fit(network, tiny, recipe, policy=A.Compose([A.HorizontalFlip(), *normalize]))
 
 
+@pytest.mark.parametrize("p", [{"policy": 0.5}, {"normalize": 0.5}])
+def test_a_policy_that_normalises_some_images_only_is_refused(network, tiny, recipe, p):
+    normalize = A.Normalize(tiny.mean, tiny.std, p=p.get("normalize", 1))
+    policy = A.Compose([A.HorizontalFlip(), normalize], p=p.get("policy", 1))
+    with pytest.raises(InputError, match="has to normalise every image"):
+        fit(network, tiny, replace(recipe, per_image=True, workers=0), policy=policy)
+
+
 def test_a_policy_that_normalises_floats_is_not_refused(tiny, recipe):
     floats = A.Compose([A.ToFloat(255), A.Normalize(tiny.mean, tiny.std, max_pixel_value=1.0)])
     whole = A.Compose([A.Normalize(tiny.mean, tiny.std)])
