@@ -5,10 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import albumentations as A
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from conftest import tiny_network
+from PIL import Image
 from torch import nn
 
 from utils.engine import epoch_batches, fit, recipe_policy, suited
@@ -16,7 +18,9 @@ from utils.errors import InputError, TrainingError
 from utils.evaluation import evaluate
 from utils.models import build_model
 from utils.recipes import OPTIMIZERS
+from utils.symmetry import MirrorSymmetry
 from utils.trainer import Trainer, resize
+from utils.transforms import check_normalized
 
 CPU = torch.device("cpu")
 
@@ -37,6 +41,11 @@ def test_the_history_ends_with_what_the_network_can_do(network, tiny, recipe):
     assert [record["epoch"] for record in history] == [1, 2, 3]
     assert (history[-1]["test_accuracy"], history[-1]["test_loss"]) == (result.accuracy, result.loss)
     assert [r["seconds"] for r in history] == sorted(r["seconds"] for r in history)
+
+
+def test_the_rate_of_an_epoch_is_that_of_the_middle_of_its_last_step(network, tiny, recipe):
+    rates = [record["learning_rate"] for record in fit(network, tiny, recipe)]
+    assert rates == pytest.approx([recipe.learning_rate * recipe.rate_at(step / 9) for step in (2.5, 5.5, 8.5)])
 
 
 def test_the_same_seed_gives_the_same_bits(tiny, recipe):
@@ -130,24 +139,30 @@ def test_the_training_means_count_images_not_batches(tiny, recipe):
     still = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3))
     trainer = Trainer(still, slow, CPU)
     batches = list(epoch_batches(tiny.train, recipe_policy(slow, tiny), slow, 0, 1))
-    trainer.train(batches, 1, len(tiny.train))
+    line = trainer.train(batches, 1, len(tiny.train))
     images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
     with torch.no_grad():
         logits = still(images)
     assert [len(labels) for _, labels in batches] == [36, 36, 24]
     assert trainer.tally.loss == pytest.approx(F.cross_entropy(logits, labels).item(), abs=1e-5)
     assert trainer.tally.accuracy == pytest.approx(100 * (logits.argmax(1) == labels).float().mean().item())
+    last_loss = F.cross_entropy(logits[72:], labels[72:]).item()
+    assert float(line.split()[1].removeprefix("Loss=")) == pytest.approx(last_loss, abs=1e-4)
+    assert f"Accuracy={trainer.tally.accuracy:.2f}" in line
 
 
-def test_a_step_is_nesterov_sgd_at_the_rate_of_its_place(tiny, recipe):
-    recipe = replace(recipe, sides=(32,), warmup=0.5, weight_decay=0.01, label_smoothing=0.1)
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_a_step_is_sgd_at_the_rate_of_its_place(tiny, recipe, nesterov):
+    recipe = replace(recipe, sides=(32,), warmup=0.5, weight_decay=0.01, label_smoothing=0.1, nesterov=nesterov)
     ours, theirs = tiny_network().eval(), tiny_network().eval()  # eval: no dropout, batch norm as it is
     images, labels = next(iter(epoch_batches(tiny.train, recipe_policy(recipe, tiny), recipe, 0, 1)))
-    Trainer(ours, recipe, CPU).step(images, labels, progress=0.25)
-
-    optimizer = torch.optim.SGD(theirs.parameters(), lr=0.05, momentum=0.9, weight_decay=0.01, nesterov=True)
-    F.cross_entropy(theirs(images), labels, label_smoothing=0.1).backward()
-    optimizer.step()
+    trainer = Trainer(ours, recipe, CPU)
+    optimizer = torch.optim.SGD(theirs.parameters(), lr=0.05, momentum=0.9, weight_decay=0.01, nesterov=nesterov)
+    for progress in (0.25, 0.75):  # half of the peak rate both times
+        trainer.step(images, labels, progress)
+        optimizer.zero_grad()
+        F.cross_entropy(theirs(images), labels, label_smoothing=0.1).backward()
+        optimizer.step()
     assert torch.allclose(weights(ours), weights(theirs), atol=1e-6)
 
 
@@ -164,8 +179,10 @@ def test_pictures_grow_with_the_run(tiny, recipe):
     assert seen == [(24, 24)] * 3 + [(32, 32)] * 3
 
 
-def test_resizing_keeps_a_flat_image_flat():
-    assert torch.allclose(resize(torch.full((1, 3, 32, 32), 0.7), 20), torch.full((1, 3, 20, 20), 0.7))
+def test_resizing_is_that_of_pillow_with_antialiasing(tiny):
+    channel = tiny.train.images[0, 0].float()
+    pillow = Image.fromarray(channel.numpy()).resize((20, 20), Image.Resampling.BILINEAR)
+    torch.testing.assert_close(resize(channel.expand(1, 3, 32, 32), 20)[0, 1], torch.from_numpy(np.array(pillow)))
 
 
 def test_it_stops_at_the_accuracy_asked_for(network, tiny, recipe):
@@ -181,10 +198,18 @@ def test_both_paths_of_the_data_train_the_same_network(tiny, recipe):
         assert history[-1]["test_accuracy"] > 80
 
 
-@pytest.mark.parametrize("normalize", [[], [A.Normalize()]])  # its own default is ImageNet's
+@pytest.mark.parametrize(
+    "normalize",
+    [[], [A.Normalize()], [A.Normalize((0.33,) * 3, (0.33,) * 3)] * 2],  # the default is ImageNet's
+)
 def test_a_policy_that_normalises_otherwise_than_the_test_is_refused(network, tiny, recipe, normalize):
     with pytest.raises(InputError, match=r"has to normalise .* A.Normalize\(mean=\(0.33, 0.33, 0.33\), std="):
         fit(network, tiny, recipe, policy=A.Compose([A.HorizontalFlip(), *normalize]))
+
+
+def test_imagenet_s_mean_and_std_are_not_cifar10_s():
+    with pytest.raises(InputError, match="has to normalise every image as the test does"):
+        check_normalized(A.Compose([A.Normalize()]), (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 
 
 @pytest.mark.parametrize("p", [{"policy": 0.5}, {"normalize": 0.5}])
@@ -244,22 +269,6 @@ def test_a_policy_of_ones_own_is_used(network, tiny, recipe):
         fit(network, tiny, replace(recipe, epochs=1, sides=(32,)), policy=black)
 
 
-@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
-def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_good_epoch(tiny, recipe, tmp_path, poison):
-    class Breaking(nn.Sequential):
-        steps = 0
-
-        def forward(self, x):
-            self.steps += self.training
-            return super().forward(x) * (poison if self.steps == 5 else 1)  # in the second epoch
-
-    model = Breaking(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3))
-    with pytest.raises(TrainingError, match=r"epoch 2.*lower learning rate"):
-        fit(model, tiny, recipe, out=tmp_path)
-    assert (tmp_path / "last.pt").is_file()
-    assert len((tmp_path / "history.csv").read_text().splitlines()) == 2
-
-
 def test_sides_that_the_network_cannot_take_are_raised_to_the_next_that_it_can(tiny, recipe, capsys):
     unpadded = nn.Sequential(nn.Conv2d(3, 3, 21), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     recipe = replace(recipe, sides=(16, 20, 24, 28, 32))
@@ -305,12 +314,12 @@ def test_muon_may_have_all_the_parameters(tiny, recipe):
     assert history[-1]["train_loss"] < history[0]["train_loss"]
 
 
-def test_adam_is_adam_at_the_recipe_s_rate(tiny, recipe):
-    recipe = replace(recipe, optimizer="adam", learning_rate=0.01, weight_decay=0, schedule="steps", sides=(32,))
+def test_adam_is_adamw_at_the_recipe_s_rate(tiny, recipe):
+    recipe = replace(recipe, optimizer="adam", learning_rate=0.01, weight_decay=0.1, schedule="steps", sides=(32,))
     ours, theirs = tiny_network().eval(), tiny_network().eval()
     images, labels = next(iter(epoch_batches(tiny.train, recipe_policy(recipe, tiny), recipe, 0, 1)))
     Trainer(ours, recipe, CPU).step(images, labels, progress=0.9)
-    optimizer = torch.optim.Adam(theirs.parameters(), lr=0.01)
+    optimizer = torch.optim.AdamW(theirs.parameters(), lr=0.01, weight_decay=0.1)
     F.cross_entropy(theirs(images), labels).backward()
     optimizer.step()
     assert torch.allclose(weights(ours), weights(theirs), atol=1e-6)
@@ -348,8 +357,40 @@ def test_a_run_begun_in_another_precision_goes_on_in_fp16(tiny, recipe, tmp_path
 
 
 def test_fp16_runs_under_a_gradient_scaler(network, recipe):
-    assert Trainer(network, replace(recipe, precision="fp16"), CPU).scaler.is_enabled()
+    trainer, resumed = (Trainer(network, replace(recipe, precision="fp16"), CPU) for _ in range(2))
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    resumed.load_state_dict(trainer.state_dict())
+    assert resumed.scaler.get_scale() == 8.0
     assert not Trainer(network, replace(recipe, precision="bf16"), CPU).scaler.is_enabled()
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_training_and_test_compute_in_the_recipe_s_precision(network, tiny, recipe, precision, dtype):
+    seen = []
+    network.register_forward_hook(lambda model, _, logits: seen.append((model.training, logits.dtype)))
+    fit(network, tiny, replace(recipe, epochs=1, precision=precision))
+    assert set(seen) == {(True, dtype), (False, dtype), (False, torch.float32)}  # the last, to see whether it fits
+    loss, _ = Trainer(network, replace(recipe, precision=precision), CPU).step(
+        tiny.train.images[:9].float(), tiny.train.labels[:9], progress=0.5
+    )
+    assert loss.dtype == torch.float32
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_layers_that_are_frozen_or_never_run_stay_as_they_are(tiny, recipe, optimizer):
+    class Partly(nn.Sequential):
+        """Its first layer is frozen, its second never runs."""
+
+        def forward(self, images):
+            return nn.Sequential(self[0], *self[2:])(images)
+
+    kernels = nn.Conv2d(3, 8, 3).requires_grad_(False), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3)
+    model = Partly(*kernels, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+    MirrorSymmetry(model).impose()
+    before = [kernel.weight.detach().clone() for kernel in kernels]
+    fit(model, tiny, replace(recipe, epochs=1, optimizer=optimizer, mirror_symmetric=True))
+    same = [torch.equal(kernel.weight, weight) for kernel, weight in zip(kernels, before, strict=True)]
+    assert same == [True, True, False]
 
 
 def step_of(recipe, tiny, scale=2.0**16, **changes) -> tuple[Trainer, list[torch.Tensor]]:

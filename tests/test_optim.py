@@ -23,6 +23,15 @@ def test_orthogonalising_evens_out_the_singular_values():
         assert values.max() < 1.3
 
 
+def test_orthogonalising_is_five_of_the_published_iterations():
+    matrix = torch.randn(16, 40, generator=torch.Generator().manual_seed(0))
+    x = matrix / matrix.norm()
+    for _ in range(5):
+        square = x @ x.T
+        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+    torch.testing.assert_close(orthogonalize(matrix), x, rtol=1e-3, atol=1e-4)
+
+
 def test_orthogonalising_keeps_the_directions():
     u, s, vh = torch.linalg.svd(torch.randn(16, 40, generator=torch.Generator().manual_seed(0)), full_matrices=False)
     ours = orthogonalize(u @ s.diag() @ vh)
@@ -46,30 +55,11 @@ def test_matrices_are_orthogonalised_together_as_each_would_be_alone():
     assert orthogonalize_all([]) == []
 
 
-def test_the_first_step_goes_against_the_gradient_by_the_rate():
-    weight = kernel()
-    before, weight.grad = weight.detach().clone(), kernel(seed=1).detach()
-    Muon([weight], lr=0.1, momentum=0.9, weight_decay=0).step()
-    change, expected = weight.detach() - before, -0.1 * orthogonalize(weight.grad.flatten(1)).view_as(weight)
-    assert (change * expected).sum() > 0.98 * change.norm() * expected.norm()  # bfloat16 allows no closer bound
-    assert 0.9 < change.norm() / expected.norm() < 1.1
-
-
 def test_weight_decay_is_apart_from_the_gradient():
     weight = kernel()
     before, weight.grad = weight.detach().clone(), torch.zeros_like(weight)
     Muon([weight], lr=0.1, momentum=0.9, weight_decay=0.5).step()
     assert torch.allclose(weight, 0.95 * before)
-
-
-def test_momentum_remembers_earlier_gradients():
-    weight = kernel()
-    optimizer = Muon([weight], lr=0.1, momentum=0.9, weight_decay=0)
-    weight.grad = kernel(seed=1).detach()
-    optimizer.step()
-    after_one, weight.grad = weight.detach().clone(), torch.zeros_like(weight)
-    optimizer.step()
-    assert not torch.equal(weight, after_one)
 
 
 def test_the_momentum_of_a_channel_that_stopped_answering_ends_at_zero():
@@ -108,8 +98,9 @@ def test_every_parameter_has_one_optimizer_and_depthwise_kernels_are_not_muons()
 
 def test_without_muon_sgd_has_them_all():
     model = build_model("s7")
-    (sgd,) = build_optimizers(model, Recipe("example", epochs=1))
+    (sgd,) = build_optimizers(model, Recipe("example", epochs=1, momentum=0))
     assert len(sgd.param_groups[0]["params"]) == len(list(model.parameters()))
+    assert not sgd.defaults["nesterov"]  # there is no momentum to look ahead along
 
 
 def test_the_second_step_looks_ahead_along_the_momentum_as_nesterov_does():
