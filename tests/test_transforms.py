@@ -55,6 +55,7 @@ def test_the_affine_policy_differs_in_its_affine_alone():
     affine = ours.transforms[1]
     assert type(affine) is A.Affine
     assert affine.p == 0.3
+    assert (affine.border_mode, affine.fill) == (cv2.BORDER_CONSTANT, 0)
     same = ("translate_percent", "scale", "rotate", "shear")
     assert [getattr(affine, name) for name in same] == [getattr(theirs.transforms[1], name) for name in same]
     others = [[repr(policy.transforms[i]) for i in (0, 2, 3)] for policy in (ours, theirs)]
