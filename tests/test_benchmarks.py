@@ -2,17 +2,19 @@
 
 import csv
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
 from benchmarks import seeds, systems, throughput, time_to_accuracy
 from benchmarks.readme import BEGIN, put_into
+from utils.engine import suited
 from utils.errors import InputError
 from utils.history import read_history
 from utils.measured import read_runs
 from utils.models import build_model
 from utils.recipes import RECIPES, Recipe
+from utils.records import must_agree, read_record
 from utils.repeat import Repeats
 from utils.systems import multiply_adds
 
@@ -153,6 +155,14 @@ def test_each_kind_of_run_has_its_recipe():
     assert systems.recipe_for("residual", "fast_epoch") == replace(RECIPES["fast"], epochs=1)
     assert systems.recipe_for("s7", "own") is None
     assert systems.recipe_for("s7", "as_it_ran") is None
+
+
+@pytest.mark.parametrize("path", sorted(systems.RESULTS.glob("*.json")), ids=lambda path: path.stem)
+def test_the_measured_runs_in_the_repository_are_of_the_recipes(path):
+    """Who changes a recipe has to measure again."""
+    name, kind, _ = path.stem.split("-")
+    now = suited(systems.recipe_for(name, kind), build_model(name))
+    must_agree(path, {"recipe": read_record(path)["recipe"]}, {"recipe": asdict(now)})
 
 
 def test_a_measured_run_is_kept_and_not_repeated(tmp_path, monkeypatch, capsys):

@@ -51,7 +51,9 @@ def test_the_figures_are_those_of_textbooks():
     assert some.reached == 3  # 85.0 is at the bar
     assert some.reached_interval == pytest.approx((19.412, 99.369), abs=1e-3)
     assert "n = 4: 86.00 ± 2.16 %" in str(some)
+    assert "lowest and highest: 84.00 %, 89.00 %" in str(some)
     assert "at 85.00 % or more: 3 of 4 (95 % confidence: 19 to 99 %)" in str(some)
+    assert "seconds a run: median 12 (10 to 13)" in str(some)
 
 
 def test_twenty_of_twenty_is_not_certainty():
@@ -70,9 +72,11 @@ def test_one_run_has_no_spread():
 def test_it_trains_every_seed_once_and_goes_on_after_a_stop(tiny, recipe, tmp_path, monkeypatch):
     from utils import repeat as module
 
-    trained, fit = [], module.fit
+    trained, first_weights, fit = [], set(), module.fit
 
     def watched(model, *arguments, seed, **options):
+        assert options["device"] == "cpu"
+        first_weights.add(next(model.parameters()).sum().item())
         if seed == 2 and 2 not in trained:
             trained.append(seed)
             raise KeyboardInterrupt
@@ -81,12 +85,13 @@ def test_it_trains_every_seed_once_and_goes_on_after_a_stop(tiny, recipe, tmp_pa
 
     monkeypatch.setattr(module, "fit", watched)
     with pytest.raises(KeyboardInterrupt):
-        repeat("s7", tiny, recipe, 3, tmp_path)
+        repeat("s7", tiny, recipe, 3, tmp_path, device="cpu")
     with open(tmp_path / "repeat.csv", newline="") as lines:
         assert [row["seed"] for row in csv.DictReader(lines)] == ["0", "1"]
     before = (tmp_path / "seed0" / "history.csv").read_bytes()
-    done = repeat("s7", tiny, recipe, 3, tmp_path)
+    done = repeat("s7", tiny, recipe, 3, tmp_path, device="cpu")
     assert trained == [0, 1, 2, 2]
+    assert len(first_weights) == 3
     assert [record["seed"] for record in done.records] == [0, 1, 2]
     assert len({record["results"]["test_loss"] for record in done.records}) == 3  # three runs, not one thrice
     assert (tmp_path / "seed0" / "history.csv").read_bytes() == before
