@@ -3,6 +3,7 @@
 import io
 import random
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -87,3 +88,20 @@ def test_a_stop_in_the_middle_of_writing_leaves_one_that_is_whole(path, monkeypa
     monkeypatch.undo()
     assert checkpoints.newest_checkpoint(path.parent)[0]["seed"] == 0
     assert sorted(p.name for p in path.parent.iterdir()) == ["last.pt"]
+
+
+@pytest.mark.parametrize("error", [OSError("input/output error"), MemoryError()])
+def test_one_that_cannot_be_read_now_is_not_given_up_for_the_one_before(path, monkeypatch, error):
+    write_checkpoint(path, CONTENT | {"seed": 7}, keep="previous.pt")
+    read = Path.read_bytes
+
+    def failing(file):
+        if file == path:
+            raise error
+        return read(file)
+
+    monkeypatch.setattr(Path, "read_bytes", failing)
+    with pytest.raises(InputError, match="cannot be read now .*; try again"):
+        checkpoints.newest_checkpoint(path.parent)
+    monkeypatch.undo()
+    assert checkpoints.newest_checkpoint(path.parent)[0]["seed"] == 7

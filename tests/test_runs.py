@@ -337,6 +337,13 @@ def test_a_history_with_other_columns_is_refused(tmp_path):
         read_history(tmp_path / "history.csv")
 
 
+@pytest.mark.parametrize("line", ["1,0.1,2.0", "1,0.1,2.0,30,2.0,31,7,8", "1,0.1,2.0,30,2.0,31,seven"])
+def test_a_history_with_a_damaged_line_is_refused(tmp_path, line):
+    (tmp_path / "history.csv").write_text(history_csv([]) + line)
+    with pytest.raises(InputError, match="not a history, or damaged"):
+        read_history(tmp_path / "history.csv")
+
+
 def test_a_write_that_fails_leaves_the_file_before(run, monkeypatch):
     from utils import runs
 
