@@ -16,6 +16,7 @@ def test_a_picture_becomes_its_middle_square(tmp_path):
     assert picture.shape == (3, 32, 32)
     assert picture[:, 16, 16].tolist() == [0, 0, 255]
     assert picture[2].min() > 230  # no red from the sides, but for the filter's ringing
+    assert load_picture(tmp_path / "wide.png", side=24).shape == (3, 24, 24)
 
 
 @pytest.mark.parametrize(("mode", "color", "pixel"), [("L", 77, [77] * 3), ("RGBA", (0, 0, 0, 0), [255] * 3)])
@@ -32,7 +33,9 @@ def test_a_picture_of_the_right_size_is_not_touched(tmp_path, tiny):
 
 def test_predictions_are_those_of_the_evaluation(network, tiny):
     expected = evaluate(network, tiny.test).probabilities
-    assert torch.allclose(predict(network, tiny.test.images, tiny.mean, tiny.std), expected, atol=1e-6)
+    answers = predict(network, tiny.test.images, tiny.mean, tiny.std)
+    assert torch.allclose(answers, expected, atol=1e-6)
+    assert not answers.requires_grad
 
 
 @pytest.mark.parametrize("content", [None, b"", b"<html>", b"\x89PNG\r\n\x1a\n cut"])
