@@ -117,14 +117,40 @@ def test_a_number_of_numpy_s_builds_the_same_network():
     assert type(model_arguments(build_model("s7", width=np.float64(0.5)))["width"]) is float
 
 
-def test_dropout_is_a_network_s_argument():
-    rates = {m.p for m in build_model("transition", dropout=0.25).modules() if isinstance(m, nn.Dropout)}
-    assert rates == {0.25}
+@pytest.mark.parametrize(("name", "own"), [("dilated_valid", 0.1), ("strided_separable", 0.02), ("transition", 0.05)])
+def test_dropout_is_a_network_s_argument(name, own):
+    for model, rate in ((build_model(name), own), (build_model(name, dropout=0.25), 0.25)):
+        assert {m.p for m in model.modules() if isinstance(m, nn.Dropout)} == {rate}
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_it_answers_images_with_logits(name):
     assert build_model(name, classes=7)(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
+
+
+# How far apart the answers are that each network, with seed 0, gives to the two images of the test below.
+DISTANCES = {
+    "s7": 0.417,
+    "s7_dilated": 0.5673,
+    "s7_max": 0.402,
+    "s7_mirror": 0.4136,
+    "dilated_valid": 0.09677,
+    "strided_separable": 0.2112,
+    "experiment2": 0.1732,
+    "transition": 0.2977,
+    "residual": 0.7529,
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_no_network_changes_unnoticed(name):
+    """Who changes one has to measure again. With another dilation or order its parameters and sizes may be the same."""
+    model = build_model(name)  # in training mode, for its batch norms to keep the signal from fading
+    for dropout in (module for module in model.modules() if isinstance(module, nn.Dropout)):
+        dropout.eval()
+    image = torch.arange(3 * 32 * 32.0).cos().view(1, 3, 32, 32)
+    one, other = model(torch.cat([image, -image]))
+    assert (one - other).norm().item() == pytest.approx(DISTANCES[name], rel=0.01)
 
 
 S7_WIDTHS = {0.375: 27_614, 0.5: 50_862, 0.75: 113_478, 1.0: 199_922}
