@@ -27,6 +27,7 @@ from utils.evaluation import answer_shape, check_fit, check_unseen, evaluate
 from utils.recipes import Recipe
 from utils.runs import AS_BUILT, Run
 from utils.symmetry import MirrorSymmetry, asymmetry
+from utils.trace import forward_hooks
 from utils.trainer import Trainer
 from utils.transforms import POLICIES, BatchPolicy, check_normalized, per_image_loader
 from utils.trouble import check_images, check_last_batch, check_learning, explained
@@ -211,12 +212,8 @@ def unpaired(model: nn.Module, side: int) -> str:
     """
     names = {layer: name for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)}
     ran: list[nn.Module] = []
-    hooks = [layer.register_forward_hook(lambda layer, *_: ran.append(layer)) for layer in names]
-    try:
+    with forward_hooks(names, lambda layer, *_: ran.append(layer)):
         answer_shape(model, (3, side, side))
-    finally:
-        for hook in hooks:
-            hook.remove()
     if ran and ran[-1] is not (last := list(names)[-1]):
         return f"{names[ran[-1]]} answers with the classes, but {names[last]} is the last of its layers"
     return asymmetry(model)

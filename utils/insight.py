@@ -19,6 +19,7 @@ from tqdm import tqdm
 from utils.data import Split
 from utils.errors import InputError
 from utils.evaluation import Evaluation, evaluate, evaluating, normalize
+from utils.trace import forward_hooks
 from utils.transforms import PerImage
 
 BINS = 15  # of confidence, as in Guo et al.
@@ -65,12 +66,8 @@ def last_map(model: nn.Module, picture: Tensor) -> nn.Module:
         if isinstance(answer, Tensor) and answer.ndim == 4 and answer[0, 0].numel() > 1:
             answered.append(module)
 
-    hooks = [module.register_forward_hook(note) for module in model.modules() if module is not model]
-    try:
+    with forward_hooks([module for module in model.modules() if module is not model], note):
         model(picture)
-    finally:
-        for hook in hooks:
-            hook.remove()
     if not answered:
         raise InputError(f"{type(model).__name__}: none of its modules answers with a map for Grad-CAM to look at")
     return answered[-1]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import random
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, is_dataclass
 from functools import partial
@@ -144,6 +144,17 @@ def rebound(value: Any, own: set[int], memo: dict[int, Any], later: list[tuple[C
         memo[id(value)].__kwdefaults__ = value.__kwdefaults__
         later += puts
     return bool(puts)
+
+
+@contextmanager
+def forward_hooks(modules: Iterable[nn.Module], hook: Callable[[nn.Module, Any, Any], None]) -> Iterator[None]:
+    """Within the block, `hook(module, inputs, output)` is called after every forward pass of one of the modules."""
+    handles = [module.register_forward_hook(hook) for module in modules]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def record(model: nn.Module, image: Tensor, keep_values: bool = False) -> Recorder:

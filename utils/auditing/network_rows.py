@@ -13,7 +13,7 @@ from utils.auditing.layouts import SIDES
 from utils.auditing.maxima import may_take_maximum, same
 from utils.auditing.paths import made_of
 from utils.auditing.requirement import MAX_PARAMETERS, Requirement, row, shortened, unjudged
-from utils.trace import IMAGE, Recorder, memory
+from utils.trace import IMAGE, Recorder, forward_hooks, memory
 
 NOT_RUN = "the network does not run"
 
@@ -206,27 +206,19 @@ def torchsummary_total(model: nn.Module, shape: Sequence[int]) -> int | None:
     None if the model does not run again.
     """
     counts: list[int] = []
-    handles = []
+    # torchsummary passes over the first two, and torch takes no hooks on the last.
+    containers = (nn.Sequential, nn.ModuleList, torch.jit.ScriptModule)
+    modules = [module for module in model.modules() if module is not model and not isinstance(module, containers)]
 
     def count(module: nn.Module, inputs, output) -> None:
         tensors = (getattr(module, name, None) for name in ("weight", "bias"))
         counts.append(sum(t.numel() for t in tensors if isinstance(t, torch.Tensor)))
 
-    def watch(module: nn.Module) -> None:
-        containers = (nn.Sequential, nn.ModuleList, torch.jit.ScriptModule)  # which torchsummary, or torch, passes over
-        if not isinstance(module, containers) and module is not model:
-            handles.append(module.register_forward_hook(count))
-
-    for module in model.modules():  # its own `apply` may be another thing
-        watch(module)
     try:
-        with torch.no_grad():
+        with forward_hooks(modules, count), torch.no_grad():
             model(torch.ones(1, *shape))
     except Exception:  # whatever a network may raise
         return None
-    finally:
-        for handle in handles:
-            handle.remove()
     return sum(counts)
 
 
