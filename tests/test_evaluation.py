@@ -8,7 +8,7 @@ from torch import nn
 from utils.checkpoint import load_model
 from utils.engine import fit
 from utils.errors import InputError
-from utils.evaluation import EVALUATION_BATCH, check_fit, evaluate, normalize
+from utils.evaluation import EVALUATION_BATCH, check_compatible, evaluate, normalize
 from utils.models import build_model
 
 
@@ -103,7 +103,7 @@ def test_the_network_and_its_parts_keep_their_modes_and_its_batch_norm_statistic
 def test_the_mode_is_put_back_after_a_failure(network, tiny):
     network.append(nn.Linear(7, 3)).train()  # fits nothing before it
     with pytest.raises(InputError, match="cannot take an image"):
-        check_fit(network, tiny.test)
+        check_compatible(network, tiny.test)
     assert network.training
 
 
@@ -138,7 +138,7 @@ def test_a_network_that_answers_nothing_usable_is_refused(tiny, wrong, says):
 def test_an_image_that_the_network_cannot_take_is_refused(tiny):
     unpadded = nn.Sequential(nn.Conv2d(3, 3, 33), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     with pytest.raises(InputError, match=r"cannot take an image of \(3, 32, 32\)"):
-        check_fit(unpadded, tiny.test)
+        check_compatible(unpadded, tiny.test)
 
 
 def test_a_network_that_cannot_view_a_map_as_it_comes_in_training_is_refused_at_once(tiny):
@@ -151,7 +151,7 @@ def test_a_network_that_cannot_view_a_map_as_it_comes_in_training_is_refused_at_
             return self.linear(self.conv(images).view(len(images), -1))
 
     with pytest.raises(InputError, match=r"Viewing cannot take an image of \(3, 32, 32\): view .* Use .reshape"):
-        check_fit(Viewing(), tiny.test)
+        check_compatible(Viewing(), tiny.test)
 
 
 def test_training_images_are_not_let_through_as_a_test_set(tiny, recipe, tmp_path):

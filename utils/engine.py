@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from utils.data import ImageData, Split, fingerprints
 from utils.device import pick_device
 from utils.errors import InputError, TrainingError, check_seed
-from utils.evaluation import answer_shape, check_fit, check_unseen, evaluate
+from utils.evaluation import answer_shape, check_compatible, check_unseen, evaluate
 from utils.recipes import Recipe
 from utils.runs import AS_BUILT, Run
 from utils.symmetry import MirrorSymmetry, asymmetry
@@ -79,31 +79,18 @@ def fit(
             dies, or the end of the run cannot be saved. The last good checkpoint stays.
     """
     started = time.monotonic()
-    check_kinds(model, data, recipe, policy, until)
-    check_seed(seed)
-    if until is not None and not isfinite(until):
-        raise InputError(f"until={until} is no accuracy")
-    check_fit(model, data.test)
-    check_images(data)
-    check_unseen(learned_from(model, data.train), data.test)
-    if policy is not None:
-        check_normalized(policy, data.mean, data.std)
+    check_arguments(model, data, recipe, seed, until, policy)
     asked, recipe = recipe, suited(recipe, model)
     check_last_batch(model, data.train, recipe)
     check_symmetry(model, recipe)
-    rates = {module.p for module in model.modules() if isinstance(module, nn.Dropout)} - {recipe.dropout}
+    changes = describe_changes(model, asked, recipe)
     trainer = Trainer(model, recipe, pick_device(device))
     data = data.to(trainer.device)
-    with Run(out, trainer, data, seed, until, policy, origin(model), started) as run, explained(trainer):
+    with Run(out, trainer, data, seed, until, policy, first_weights(model), started) as run, explained(trainer):
         run.begin(resume)
         model.learned_from = learned_from(model, data.train)
-        if recipe.sides != asked.sides:
-            run.log(f"Image sides {recipe.sides} instead of {asked.sides}: the network cannot take the smaller ones")
-        if recipe.mirror_symmetric != asked.mirror_symmetric:
-            run.log(f"Mirror symmetry is not imposed: {unpaired(model, max(recipe.sides))}")
-        if rates and recipe.dropout is not None:
-            own = ", ".join(f"{rate:g}" for rate in sorted(rates))
-            run.log(f"Dropout {recipe.dropout:g} instead of the network's {own}: with dropout=None a recipe leaves it")
+        for change in changes:
+            run.log(change)
         while run.epoch <= recipe.epochs and not run.reached(until):
             epoch = run.epoch
             transforms = policy or recipe_policy(recipe, data, epoch)
@@ -134,8 +121,10 @@ def fit(
     return run.history
 
 
-def check_kinds(model: object, data: object, recipe: object, policy: object, until: object) -> None:
-    """Refuses what cannot be meant, such as a recipe's name instead of the recipe."""
+def check_arguments(
+    model: nn.Module, data: ImageData, recipe: Recipe, seed: int, until: float | None, policy: A.Compose | None
+) -> None:
+    """Raises `InputError` if an argument of `fit` is of the wrong kind, such as a recipe's name, or does not fit."""
     for expected, kind, got in (
         ("a network, a torch.nn.Module", nn.Module, model),
         ("data as load_cifar10() returns it", ImageData, data),
@@ -145,6 +134,29 @@ def check_kinds(model: object, data: object, recipe: object, policy: object, unt
     ):
         if not isinstance(got, kind):
             raise InputError(f"fit needs {expected}, got {got!r:.80}")
+    check_seed(seed)
+    if until is not None and not isfinite(until):
+        raise InputError(f"until={until} is no accuracy")
+    check_compatible(model, data.test)
+    check_images(data)
+    check_unseen(learned_from(model, data.train), data.test)
+    if policy is not None:
+        check_normalized(policy, data.mean, data.std)
+
+
+def describe_changes(model: nn.Module, asked: Recipe, recipe: Recipe) -> list[str]:
+    """For the log: where the suited `recipe` differs from the one `asked` for, or from the dropout of the model."""
+    changes = []
+    if recipe.sides != asked.sides:
+        changes.append(f"Image sides {recipe.sides} instead of {asked.sides}: the network cannot take the smaller ones")
+    if recipe.mirror_symmetric != asked.mirror_symmetric:
+        changes.append(f"Mirror symmetry is not imposed: {unpaired(model, max(recipe.sides))}")
+    rates = {module.p for module in model.modules() if isinstance(module, nn.Dropout)} - {recipe.dropout}
+    if rates and recipe.dropout is not None:
+        own = ", ".join(f"{rate:g}" for rate in sorted(rates))
+        kept = "with dropout=None a recipe leaves it"
+        changes.append(f"Dropout {recipe.dropout:g} instead of the network's {own}: {kept}")
+    return changes
 
 
 def learned_from(model: nn.Module, split: Split) -> Tensor:
@@ -152,8 +164,8 @@ def learned_from(model: nn.Module, split: Split) -> Tensor:
     return torch.cat([getattr(model, "learned_from", NOTHING), fingerprints(split.images)]).unique()
 
 
-def origin(model: nn.Module) -> str:
-    """Where a model's weights are from: "as built", "an earlier run", or the name of weights that ship."""
+def first_weights(model: nn.Module) -> str:
+    """Where a model's weights come from: "as built", "an earlier run", or the name of weights that ship."""
     return "an earlier run" if hasattr(model, "learned_from") else getattr(model, "pretrained", AS_BUILT)
 
 
@@ -163,10 +175,11 @@ def check_symmetry(model: nn.Module, recipe: Recipe) -> None:
     Raises:
         InputError: the recipe asks for mirror symmetry, and the model was trained without.
     """
-    if recipe.mirror_symmetric and origin(model) != AS_BUILT and not MirrorSymmetry(model).holds():
+    weights = first_weights(model)
+    if recipe.mirror_symmetric and weights != AS_BUILT and not MirrorSymmetry(model).holds():
         raise InputError(
-            f"recipe {recipe.name!r} keeps kernels equal to their mirror images, and the weights of {origin(model)} "
-            "are not: start from new ones, or use dataclasses.replace(recipe, mirror_symmetric=False)"
+            f"recipe {recipe.name!r} keeps kernels equal to their mirror images, and the weights of {weights} are not: "
+            "start from new ones, or use dataclasses.replace(recipe, mirror_symmetric=False)"
         )
 
 

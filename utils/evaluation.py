@@ -109,7 +109,7 @@ def evaluate(model: nn.Module, split: Split, precision: str = "auto", mirrored: 
             "train" and it holds images that the model has learned from.
         TrainingError: memory runs out.
     """
-    check_fit(model, split)
+    check_compatible(model, split)
     check_unseen(getattr(model, "learned_from", None), split)
     device = next(model.parameters()).device
     precision = pick_precision(device, precision)
@@ -176,8 +176,8 @@ def check_unseen(learned_from: Tensor | None, split: Split) -> None:
         )
 
 
-def check_fit(model: nn.Module, split: Split) -> None:
-    """Asks the model about one image, to say early and clearly if it and the data do not fit together.
+def check_compatible(model: nn.Module, split: Split) -> None:
+    """Refuses a model that cannot answer one image of the split with one logit for each of its classes.
 
     Raises:
         InputError: the model has no parameters, fails on the split's images, or has another number of classes.
