@@ -1,9 +1,9 @@
 """Mirror symmetry: a network that answers an image and its mirror image alike, and learns from both by seeing one.
 
-Channels 2i and 2i + 1 of every map are a pair: one sees in an image what the other sees in its mirror image. That is so
-if a kernel stays what it is when it is flipped left to right and the channels of its pairs change places. It is asked
-of the first weights once, and of the gradient in every step; the network itself is like any other. The averaged
-gradient is that of each image and its mirror image, for the price of one of them.
+Channels 2i and 2i + 1 of every map are a pair: one sees in an image what the other sees in its mirror image. They do if
+the weights of a layer do not change when its kernels are flipped left to right and the channels of every pair change
+places. The first weights are made so once, and the gradient in every step; the network itself is like any other. The
+gradient is then the mean of those of an image and of its mirror image, for the price of one of them.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ ONE_A_CHANNEL = nn.BatchNorm1d | nn.BatchNorm2d | nn.SyncBatchNorm | nn.Instance
 class MirrorSymmetry:
     """Which weights of a network are each other's mirror images.
 
-    Paired are the channels of each axis of weights that has an even number of them, but for the classes. A convolution
-    that strides over a map with an even side meets other pixels in the mirror image, so there the answers are alike
-    only as far as the network does not mind a shift by a pixel.
+    Every even number of channels, in or out of a layer, is taken in pairs; the classes are not. A strided convolution
+    over a map with an even side reads other pixels of the mirror image than of the image: there the answers are alike
+    only as far as a shift by a pixel changes nothing.
 
     Args:
         model: one in which `asymmetry` finds nothing. What its last convolution or linear layer answers with, and what
@@ -36,29 +36,30 @@ class MirrorSymmetry:
         layers = [m.weight for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
         head = next((n for n, p in enumerate(self.parameters) if layers and p is layers[-1]), len(self.parameters))
         self.sizes = [parameter.numel() for parameter in self.parameters]
-        # Counted through, a weight of any parameter has one number. `places` has for each that of its mirror image.
+        # All weights, one parameter after the other, are numbered 0, 1, 2, ...; weights i and `mirror[i]` are each
+        # other's mirror images. What `mirrored` does to weights it does here to their numbers.
         self.numbers = torch.arange(sum(self.sizes), device=self.parameters[0].device)
-        numbers = enumerate(zip(self.numbers.split(self.sizes), self.parameters, strict=True))
-        self.places = flat(mirrored(some.view_as(p), pairs=place < head) for place, (some, p) in numbers)
+        parts = zip(self.numbers.split(self.sizes), self.parameters, strict=True)
+        self.mirror = flat(mirrored(part.view_as(p), pairs=n < head) for n, (part, p) in enumerate(parts))
 
     @torch.no_grad()
     def impose(self) -> None:
-        """Of each two weights that are to be mirror images, the second becomes the first. Twice is the same as once."""
-        weights = flat(self.parameters)[torch.minimum(self.places, self.numbers)]
+        """Makes the weights symmetric: of two that are mirror images, the later one becomes equal to the earlier."""
+        weights = flat(self.parameters)[torch.minimum(self.mirror, self.numbers)]
         for parameter, symmetric in zip(self.parameters, weights.split(self.sizes), strict=True):
             parameter.copy_(symmetric.view_as(parameter))
 
     @torch.no_grad()
     def holds(self) -> bool:
-        """Whether all weights are as good as their mirror images."""
+        """Whether all weights are equal to their mirror images, but for rounding."""
         weights = flat(self.parameters)
-        return torch.allclose(weights, weights[self.places], rtol=1e-2, atol=1e-4)
+        return torch.allclose(weights, weights[self.mirror], rtol=1e-2, atol=1e-4)
 
     @torch.no_grad()
     def average_gradients(self) -> None:
-        """Each gradient becomes the mean of itself and its mirror image: weights that are symmetric will stay so."""
+        """Each gradient becomes the mean of itself and its mirror image: symmetric weights then stay symmetric."""
         gradients = flat(torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters)
-        gradients = (gradients + gradients.index_select(0, self.places)) / 2  # lerp would not be the same both ways
+        gradients = (gradients + gradients.index_select(0, self.mirror)) / 2  # lerp would not be the same both ways
         for parameter, symmetric in zip(self.parameters, gradients.split(self.sizes), strict=True):
             if parameter.grad is not None:
                 parameter.grad.copy_(symmetric.view_as(parameter))  # in its place, channels last if it was
@@ -71,7 +72,7 @@ def asymmetry(model: nn.Module) -> str:
     channels: not the pixels of a map. What other layers and the network itself do with weights of their own is not
     known.
     """
-    channels = set()  # the numbers of them that layers so far have answered with
+    channels = set()  # how many the layers so far return
     for name, layer in model.named_modules():
         if isinstance(layer, nn.Linear) and layer.in_features not in channels:
             return f"{name} takes {layer.in_features} values, which are not the channels of a layer before it"

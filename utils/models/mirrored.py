@@ -1,9 +1,9 @@
-"""Layers whose channels are pairs of mirror images, with parameters for one of each pair: half as many.
+"""Layers whose channels are pairs of mirror images, with parameters for the first of each pair only.
 
 What a network knows of things seen from the left it need not learn anew for things seen from the right. Channels 2i and
 2i + 1 of its maps are a pair: one sees in an image what the other sees in its mirror image. A recipe can keep the
-weights of any network so while it learns (utils/symmetry.py); here they cannot be anything else, and half of them are
-enough to say what they are.
+weights of any network symmetric while it learns (utils/symmetry.py), with a parameter for each of them; these
+layers compute the weights of channel 2i + 1 from those of channel 2i, so a network of them has half the parameters.
 
 Source: T. Cohen, M. Welling, "Group Equivariant Convolutional Networks", arXiv 1602.07576, for the group of two.
 """
@@ -21,8 +21,8 @@ class MirroredConv2d(nn.Conv2d):
     """An ordinary or depthwise convolution whose kernels 2i + 1 are the mirror images of its kernels 2i.
 
     float32 maps (N, channels_in, height, width) to maps with channels_out channels. `weight` has the kernels 2i:
-    (channels_out / 2, channels_in / groups, height, width), `bias`, if there is one, theirs and their mirror images'.
-    An odd number of channels, such as the three of an image, has no pairs: in the mirror they stay what they are.
+    (channels_out / 2, channels_in / groups, height, width). `bias`, if there is one, has a number for each pair.
+    An odd number of channels in, such as the three of an image, has no pairs: a mirrored kernel has them in order.
 
     Args:
         like: a convolution of the same shape; every second one of its kernels is taken.
@@ -44,7 +44,7 @@ class MirroredConv2d(nn.Conv2d):
         self.bias = None if like.bias is None else first_of_pairs(like.bias)
 
     def forward(self, maps: Tensor) -> Tensor:
-        bias = None if self.bias is None else both(self.bias)
+        bias = None if self.bias is None else self.bias.repeat_interleave(2, dim=0)
         return self._conv_forward(maps, with_mirror_images(self.weight), bias)
 
 
@@ -67,20 +67,23 @@ class MirroredBatchNorm2d(nn.BatchNorm2d):
         self.weight, self.bias = first_of_pairs(like.weight), first_of_pairs(like.bias)
 
     def forward(self, maps: Tensor) -> Tensor:
-        factors, offsets = both(self.weight), both(self.bias)
+        factors, offsets = self.weight.repeat_interleave(2, dim=0), self.bias.repeat_interleave(2, dim=0)
         means, variances = self.running_mean, self.running_var
         return F.batch_norm(maps, means, variances, factors, offsets, self.training, self.momentum, self.eps)
 
 
 class MirroredLinear(nn.Linear):
-    """What pairs of channels answer to an image and to its mirror image alike: `weight` (classes, channels / 2)."""
+    """A linear layer with one weight for both channels of a pair: `weight` (classes, channels / 2).
+
+    It answers alike to an image and its mirror image, between which the channels of a pair change places.
+    """
 
     def __init__(self, like: nn.Linear):
         super().__init__(like.in_features, like.out_features)
         self.weight, self.bias = first_of_pairs(like.weight, axis=1), like.bias
 
     def forward(self, channels: Tensor) -> Tensor:
-        return F.linear(channels, both(self.weight, axis=1), self.bias)
+        return F.linear(channels, self.weight.repeat_interleave(2, dim=1), self.bias)
 
 
 MIRRORED = {nn.Conv2d: MirroredConv2d, nn.BatchNorm2d: MirroredBatchNorm2d, nn.Linear: MirroredLinear}
@@ -109,10 +112,5 @@ def in_mirror_pairs(network: nn.Module) -> nn.Module:
 
 
 def first_of_pairs(weights: Tensor, axis: int = 0) -> nn.Parameter:
-    """Those of the channels 2i, as parameters."""
+    """The weights of the channels 2i along an axis, as a parameter; `repeat_interleave(2)` gives 2i + 1 the same."""
     return nn.Parameter(weights.detach().unflatten(axis, (-1, 2)).select(axis + 1, 0).clone())
-
-
-def both(weights: Tensor, axis: int = 0) -> Tensor:
-    """The weights of one channel of each pair, for both: what `first_of_pairs` took half of."""
-    return weights.repeat_interleave(2, axis)
