@@ -100,7 +100,7 @@ class Split:
 
 
 def fingerprints(images: Tensor) -> Tensor:
-    """A number an image, the same for the same pixels: int64 (N,), on the CPU, of uint8 (N, ...)."""
+    """A hash of each image's pixels: int64 (N,), on the CPU, of uint8 (N, ...)."""
     pixels = images.cpu().flatten(1).contiguous()  # an array may hold one image a column
     words = F.pad(pixels, (0, -pixels.size(1) % 8)).view(torch.int64)  # 8 pixels a word
     odd = torch.randint(-(2**62), 2**62, (words.size(1),), generator=torch.Generator().manual_seed(0)) * 2 + 1
@@ -284,10 +284,10 @@ def _named(source: str | Path, cache: Path, verbose: bool) -> Arrays:
 
 
 def expanded(path: str | Path) -> Path:
-    """With the home folder for "~".
+    """The path with "~" or "~user" replaced by that home folder.
 
     Raises:
-        InputError: it is that of a user that there is not.
+        InputError: there is no such user.
     """
     try:
         return Path(path).expanduser()

@@ -32,7 +32,7 @@ from utils.trainer import Trainer
 from utils.transforms import POLICIES, BatchPolicy, check_normalized, per_image_loader
 from utils.trouble import check_images, check_last_batch, check_learning, explained
 
-AHEAD = 16  # batches that a GPU augments at once: Python takes longer to ask for one than it takes to change it
+AHEAD = 16  # batches that a GPU augments at once: Python takes longer to ask for one batch than the GPU to augment it
 NOTHING = torch.empty(0, dtype=torch.int64)  # fingerprints of no images
 
 

@@ -15,7 +15,7 @@ from utils.data import Split, fingerprints
 from utils.device import autocast, is_out_of_memory, pick_precision
 from utils.errors import InputError, TrainingError, one_line
 
-SEEN_ALLOWED = 0.01  # share of a test set: photographs were collected twice here and there, a training set was not
+SEEN_ALLOWED = 0.01  # share of a test set that may have been trained on: a few photographs may be in both sets
 EVALUATION_BATCH = 200  # images; a divisor of 10,000. 500 at once took a CPU a quarter longer: benchmarks/README.md
 
 
@@ -155,7 +155,7 @@ def normalize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
 
 
 def check_unseen(learned_from: Tensor | None, split: Split) -> None:
-    """Refuses test or validation images that were trained on: what is right about those says nothing about new ones.
+    """Refuses test or validation images that were trained on: accuracy on those says nothing about new images.
 
     Args:
         learned_from: fingerprints of the images that a network has learned from, if it says so: `fit` leaves them in

@@ -1,6 +1,7 @@
-"""CUDA graphs: a GPU is shown the operations of a training step once, and then told to do them again as a whole.
+"""CUDA graphs: the operations of a training step are recorded once, and later steps replay the recording as a whole.
 
-A step of a small network is some hundred operations, each of which takes a GPU less time than Python to ask for it.
+A step of a small network is some hundred operations, each of which takes the GPU less time than Python takes to ask for
+it: replayed, they are asked for once.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from torch import Tensor
 
 from utils.errors import one_line
 
-EAGER = 5  # calls as they are, before a graph is worth its making: they also let libraries choose and allocate
+EAGER = 5  # ordinary calls before a graph is recorded: in them libraries choose their algorithms and allocate memory
 
 
 class Graph(NamedTuple):
-    """Operations between tensors that stay in their places: new values are copied into them."""
+    """A recording: its operations read `inputs`, into which new values are copied, and write `outputs`."""
 
     cuda: torch.cuda.CUDAGraph
     inputs: tuple[Tensor, ...]
@@ -29,10 +30,11 @@ class Graph(NamedTuple):
 
 
 class Graphed:
-    """A function of tensors on a GPU, from its sixth call with tensors of the same shapes on as a CUDA graph.
+    """A function of tensors on a GPU that becomes a CUDA graph in its sixth call with the same shapes and keywords.
 
-    A function that cannot be one, because it looks at a result or draws random numbers on the CPU, stays as it is: a
-    warning says why. What it changes, it must change in place; what is no tensor is as it was in the sixth call.
+    A function of which no graph can be made, because it reads a result back to the CPU or draws random numbers there,
+    is called as it is: a warning says why. Tensors that it changes, it must change in place; every other Python value
+    that it reads keeps the value that it had when the graph was recorded.
 
     Args:
         function: takes tensors and hashable keywords, and returns tensors.
@@ -46,7 +48,7 @@ class Graphed:
         self.graphs: dict[tuple, Graph] = {}
 
     def __call__(self, *tensors: Tensor, **keywords) -> tuple[Tensor, ...]:
-        """What the function returns; the same tensors, with other values, in every call that is a graph's."""
+        """What the function returns; a graph returns the same tensors in every call, with new values in them."""
         key = (*(tensor.shape for tensor in tensors), *keywords.items())
         self.calls[key] += 1
         if self.calls[key] > EAGER and self.possible and key not in self.graphs:
@@ -60,14 +62,14 @@ class Graphed:
         return graph.outputs
 
     def make(self, key: tuple, tensors: tuple[Tensor, ...], keywords: dict) -> None:
-        """Records one call, in which nothing is computed, or finds that it cannot be recorded."""
+        """Records one call as a graph, which computes nothing yet, or gives up graphs for good if that fails."""
         inputs = tuple(tensor.clone() for tensor in tensors)
-        cuda, drawn = torch.cuda.CUDAGraph(), drawn_on_cpu()
+        cuda, states = torch.cuda.CUDAGraph(), cpu_random_states()
         try:
             # A capture that fails leaves its own stream as the current one: the outer block puts ours back.
             with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(cuda):
                 outputs = self.function(*inputs, **keywords)
-            if drawn_on_cpu() != drawn:
+            if cpu_random_states() != states:
                 raise RuntimeError("it draws random numbers on the CPU, which would be the same in every step")
             self.graphs[key] = Graph(cuda, inputs, outputs)
         except RuntimeError as error:
@@ -81,7 +83,7 @@ class Graphed:
             )
 
 
-def drawn_on_cpu() -> tuple:
-    """Where the CPU's generators of random numbers are."""
+def cpu_random_states() -> tuple:
+    """The states of the random number generators on the CPU: torch's, Python's and NumPy's."""
     numbers = np.random.get_state()  # noqa: NPY002 (networks draw from it)
     return torch.get_rng_state().numpy().tobytes(), random.getstate(), numbers[1].tobytes(), numbers[2:]

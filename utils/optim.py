@@ -13,8 +13,8 @@ from utils.models.mirrored import MirroredConv2d
 from utils.recipes import Recipe
 from utils.symmetry import with_mirror_images
 
-# The momentum of a channel that has stopped answering, whose gradient is zero, dwindles for ever. Products of numbers
-# so small are denormal, and some CPUs are many times slower with them: what is below this counts as zero.
+# A dead channel (its ReLU is always 0) has no gradient, so its momentum decays towards 0 for ever. The products of such
+# small numbers are denormal, which some CPUs compute many times slower: a momentum below this is set to 0.
 SMALLEST = 1e-15
 
 
@@ -52,7 +52,7 @@ class Muon(torch.optim.Optimizer):
                 kernel.mul_(kept).sub_(step * (group["lr"] * max(1, rows / columns) ** 0.5))
 
     def direction(self, kernel: nn.Parameter, beta: float) -> Tensor:
-        """Takes the kernel's gradient into its momentum, and looks ahead by it, as Nesterov does."""
+        """Updates the kernel's momentum by its gradient; returns Nesterov's direction, a mix of the two."""
         state = self.state[kernel]
         if not state:
             state["momentum"] = torch.zeros_like(kernel)
@@ -64,9 +64,9 @@ class Muon(torch.optim.Optimizer):
 def orthogonalize(matrices: list[Tensor], steps: int = 5) -> list[Tensor]:
     """Roughly U V' of each singular value decomposition U S V': singular values between about 0.7 and 1.2.
 
-    The iteration x -> (a + b x x' + c (x x')^2) x is done on the small square x x' alone, and the product of all its
-    polynomials meets the matrix once. Matrices with squares of one size go through it together: so many small
-    operations take a GPU longer to begin than to do.
+    The iteration is x -> (a + b x x' + c (x x')^2) x. Its polynomials need the small square matrix x x' alone, so they
+    are multiplied with one another first, and with x once, at the end. Matrices with the same number of rows are
+    stacked and go through it together, because a GPU takes longer to start so many small operations than to do them.
 
     Args:
         matrices: (rows, columns) each, float32.
@@ -86,7 +86,10 @@ def orthogonalize(matrices: list[Tensor], steps: int = 5) -> list[Tensor]:
 
 
 def newton_schulz(gram: Tensor, steps: int) -> Tensor:
-    """What the iteration multiplies x with from the left, given x x'; both (N, rows, rows)."""
+    """The product of the iteration's polynomials, by which x is multiplied from the left; `gram` is x x'.
+
+    Both are (N, rows, rows).
+    """
     a, b, c = 3.4445, -4.7750, 2.0315
     product = None
     for step in range(steps):
@@ -99,12 +102,13 @@ def newton_schulz(gram: Tensor, steps: int) -> Tensor:
 
 
 def build_optimizers(model: nn.Module, recipe: Recipe, graphed: bool = False) -> list[torch.optim.Optimizer]:
-    """What the recipe names; with Muon, SGD for the rest; every parameter in exactly one of them.
+    """The optimisers that the recipe names; every trainable parameter is in exactly one of them.
 
-    Muon is for matrices that mix channels: not for a depthwise kernel, which has one input channel.
+    "muon" is Muon for the kernels that mix channels and SGD for all other parameters, among them depthwise kernels,
+    which have one input channel.
 
     Args:
-        graphed: whether their steps will be part of a CUDA graph. It reads rates from tensors on its GPU.
+        graphed: whether their steps will be part of a CUDA graph, which reads learning rates from tensors on the GPU.
 
     Raises:
         InputError: no parameter requires a gradient.

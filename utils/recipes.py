@@ -16,7 +16,7 @@ from utils.errors import InputError
 OPTIMIZERS = ("sgd", "adam", "muon")
 SCHEDULES = ("triangle", "cosine", "steps")
 POLICIES = ("assignment", "affine")
-LARGE = 1e6  # of a rate: more is a slip of the pen, and no number of single precision
+LARGE = 1e6  # a greater learning rate or weight decay is a slip of the pen, and may be too large for float32
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 

@@ -1,4 +1,4 @@
-"""What an epoch has come to so far, and whether it still makes sense."""
+"""The running loss and accuracy of an epoch, and the checks that its loss is finite and its images differ."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from utils.errors import TrainingError
 
-FEW = 8  # images: so many that are all one and the same are no accident
+FEW = 8  # images: a batch of so many, or more, that are all the same is no accident
 
 
 class Tally:
@@ -23,14 +23,14 @@ class Tally:
         self.steps = self.images = 0
         # Sums over images: a short last batch weighs what it holds.
         self.sums = {"loss": zero, "hits": zero.long(), "last_loss": zero}
-        # The number of the first step that went wrong: these count the steps before it.
+        # How many steps there were before the first one with a loss that is not finite, or with images all the same.
         self.sums |= {"finite_steps": zero.long(), "varied_steps": zero.long()}
 
     def add(self, images: Tensor, labels: Tensor, loss: Tensor, logits: Tensor) -> None:
         """Counts one batch: float32 (N, C, H, W), int64 (N,), the mean loss () and the logits (N, classes)."""
         sums = self.sums
-        some = images[:, :, ::4, ::4]  # pixels: enough to tell images apart
-        varied = len(images) < FEW or (some[1:] != some[:1]).any()
+        pixels = images[:, :, ::4, ::4]  # enough of them to tell images apart
+        varied = len(images) < FEW or (pixels[1:] != pixels[:1]).any()
         sums["varied_steps"] = sums["varied_steps"] + (varied & (sums["varied_steps"] == self.steps))
         sums["loss"] = sums["loss"] + loss * len(labels)  # never finite again once it is not
         sums["finite_steps"] = sums["finite_steps"] + sums["loss"].isfinite()
@@ -50,7 +50,7 @@ class Tally:
         return 100 * self.sums["hits"].item() / max(self.images, 1)
 
     def check(self, epoch: int) -> None:
-        """Looks at what has been seen in `epoch`.
+        """Reads the sums, which makes a GPU wait; `epoch` is for the message.
 
         Raises:
             TrainingError: the loss stopped being finite, or all the images of a batch are one and the same.

@@ -25,10 +25,10 @@ REFRESH_SECONDS = 0.5  # of the tqdm line: reading a number off a GPU makes it w
 
 
 class Trainer:
-    """A model with all that changes while it learns: its optimisers, for fp16 the scale of its gradients, its place.
+    """A model with all that changes while it learns: optimisers, for fp16 the gradient scaler, and the epoch's sums.
 
     Attributes:
-        tally: of the epoch under way; its `steps` say how much of the epoch is done.
+        tally: the sums of the epoch under way; its `steps` say how much of the epoch is done.
     """
 
     def __init__(self, model: nn.Module, recipe: Recipe, device: torch.device):
@@ -53,7 +53,7 @@ class Trainer:
         self.begin_epoch()
 
     def begin_epoch(self) -> None:
-        """Nothing of the next epoch is done."""
+        """Starts the sums of an epoch at 0."""
         self.tally = Tally(self.device)
 
     @property
@@ -70,11 +70,13 @@ class Trainer:
         log: Callable[[str], None] = print,
         after_step: Callable[[], None] = lambda: None,
     ) -> str:
-        """Goes through `batches`, what is left of epoch number `epoch` (from 1) and its `images` training images.
+        """Learns from `batches`, which are the rest of an epoch.
 
         Args:
-            report_every: after so many batches each, `log` gets a line: means over the epoch so far.
-            after_step: called between steps, when everything is whole.
+            epoch: its number, from 1.
+            images: how many training images the whole epoch has.
+            report_every: `log` gets a line, the means over the epoch so far, after every so many batches; 0: never.
+            after_step: called after every step, when model, optimisers and tally agree and can be saved.
 
         Returns:
             The last line that tqdm showed. `tally` has the sums.
@@ -126,7 +128,7 @@ class Trainer:
         return loss, logits
 
     def forward_backward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Leaves in the parameters the gradient of the mean loss (), which it returns with the logits (N, classes)."""
+        """Puts the gradient of the mean loss into the parameters; returns the loss () and the logits (N, classes)."""
         images = images.contiguous(memory_format=torch.channels_last)
         with autocast(self.device, self.precision):
             logits = self.model(images)
@@ -138,8 +140,8 @@ class Trainer:
     def update(self) -> None:
         """Changes the parameters by their gradients.
 
-        Those that its scale made too large for fp16 count as 0: `scaler.step` would leave out the step instead, and
-        wait for the GPU to know whether it has to.
+        A gradient that the loss scale has made too large for fp16 counts as 0. `scaler.step` would skip the whole step
+        instead, and would have to wait for the GPU to know whether to.
         """
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
@@ -154,7 +156,7 @@ class Trainer:
         self.scaler.update()  # lowers the scale if `unscale_` has met something infinite
 
     def renew_scaler(self) -> None:
-        """Another scaler for fp16 with the same scale, that knows of no step half done."""
+        """Replaces the fp16 scaler, which a failed CUDA graph leaves half way through a step; the scale is kept."""
         state = self.scaler.state_dict()
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.scaler.is_enabled())
         if state:
@@ -162,14 +164,14 @@ class Trainer:
 
     @property
     def line(self) -> str:
-        """Where the epoch is, in the words that students know."""
+        """The text of tqdm's line, in the usual form of the course: last loss, batch, accuracy so far, rate."""
         return (
             f"Train: Loss={self.tally.sums['last_loss'].item():.4f} Batch_id={self.tally.steps - 1} "
             f"Accuracy={self.tally.accuracy:.2f} LR={self.learning_rate:.4f}"
         )
 
     def check(self, epoch: int) -> None:
-        """Looks at the tally and the weights, as before a checkpoint is written over a good one.
+        """Makes sure that tally and weights are finite, as before a checkpoint is written over a good one.
 
         Raises:
             TrainingError: something is not finite, or the images of a batch were all the same.

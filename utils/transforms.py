@@ -155,10 +155,10 @@ def check_probability(name: str, p: float) -> None:
 
 
 def check_normalized(policy: A.Compose, mean: Sequence[float], std: Sequence[float]) -> None:
-    """Whether a policy leaves images in the units in which they are tested.
+    """Refuses a policy whose images are not normalised as those of the test are.
 
     Raises:
-        InputError: it does not normalise every image once, by `mean` and `std` (0..1 units, to the second decimal).
+        InputError: it does not normalise every image exactly once, by `mean` and `std` (0..1 units) to within 0.01.
     """
     places = [at for at, transform in enumerate(policy.transforms) if isinstance(transform, A.Normalize)]
     steps = [(policy.transforms[at], full_scale(policy.transforms[:at])) for at in places]

@@ -18,12 +18,12 @@ from utils.errors import InputError, TrainingError, one_line
 from utils.recipes import Recipe
 from utils.trainer import Trainer
 
-ENOUGH = 5000  # images, before a network that only guesses is given up
-PATIENCE = 2  # epochs, before that
+ENOUGH = 5000  # images that a network has to have seen before it is given up because it only guesses
+PATIENCE = 2  # epochs that it is given at least
 
 
 def check_images(data: ImageData) -> None:
-    """Looks at the pixels before anything is trained.
+    """Refuses images that nothing can be learned from, or that a recipe cannot resize.
 
     Raises:
         InputError: the training images are all of one colour, or no squares.
@@ -39,10 +39,10 @@ def check_images(data: ImageData) -> None:
 
 
 def check_last_batch(model: nn.Module, split: Split, recipe: Recipe) -> None:
-    """Looks at the rest of an epoch that is no whole batch.
+    """Refuses a batch size that leaves a last batch of one image, if the network cannot be trained on one.
 
     Raises:
-        InputError: it is a single image, whose maps a batch norm of the network has no variance of.
+        InputError: it cannot, such as with batch norm after a map of one position; the message names another size.
     """
     if len(split) % recipe.batch_size != 1:
         return
@@ -60,12 +60,13 @@ def check_last_batch(model: nn.Module, split: Split, recipe: Recipe) -> None:
 
 
 def check_learning(history: Sequence[dict], split: Split) -> None:
-    """Looks at the accuracy on the training images after an epoch.
+    """Stops a run whose network is no better on its training images than always guessing the most frequent class.
 
-    The bar is three standard errors above the share of the most frequent class, which is what guessing it would reach.
+    Judged over the last epochs that together have seen `ENOUGH` images, at least `PATIENCE` of them. No better is: less
+    than three standard errors above the share of that class.
 
     Raises:
-        TrainingError: over the last epochs, with thousands of images, the network has been no better than that.
+        TrainingError: it is no better.
     """
     epochs = max(PATIENCE, -(-ENOUGH // len(split)))
     if len(history) < epochs:
