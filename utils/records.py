@@ -15,12 +15,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from utils import trace
 from utils.data import ImageData
 from utils.errors import InputError
 from utils.models import default_arguments, model_arguments, model_name, parameter_count
 from utils.recipes import Recipe, is_a
-from utils.trace import copied, random_states_kept, uncompiled
-from utils.trace import record as followed
 
 # Parts of an identity that older records lack, and what it means if they differ.
 NEWER = {"network": "it computes something else now", "content": "pixels, labels or class names are others now"}
@@ -50,13 +49,13 @@ def network_digest(model: nn.Module, shape: tuple[int, ...]) -> str | None:
         None if that depends on the image or on the weights, or cannot be followed.
     """
     try:
-        with random_states_kept(), uncompiled(), torch.no_grad():
+        with trace.random_states_kept(), trace.uncompiled(), torch.no_grad():
             random.seed(0), np.random.seed(0)  # noqa: NPY002 (a network that draws from it is still the same)
-            network = copied(model).cpu().float().to(memory_format=torch.channels_last).eval()
-            recorded = followed(network, torch.ones(1, *shape).contiguous(memory_format=torch.channels_last))
+            network = trace.copied(model).cpu().float().to(memory_format=torch.channels_last).eval()
+            recorded = trace.record(network, torch.ones(1, *shape).contiguous(memory_format=torch.channels_last))
     except Exception:  # whatever a network may raise: `fit` says what is wrong with it
         return None
-    if recorded.reads_numbers:
+    if recorded.reads_values:
         return None
     steps = [(o.function, o.arguments, o.inputs, o.shapes) for o in recorded.operations]
     text = without_addresses(repr(steps))  # a Generator has one

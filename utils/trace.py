@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-# What they make has the shape of a tensor, and nothing of its values.
+# Functions that take a tensor for its shape alone: their results do not depend on its values.
 MAKERS = (
     *("empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like"),
     *("new_empty", "new_zeros", "new_ones", "new_full"),
@@ -75,7 +75,7 @@ def trace(model: nn.Module, input_shape: Sequence[int]) -> Recorder:
 
 @contextmanager
 def random_states_kept() -> Iterator[None]:
-    """Whatever a forward pass draws, the random states of torch, numpy and Python are put back. Gradients are on."""
+    """Within the block gradients are on; after it the random states of torch, numpy and Python are what they were."""
     python, numbers = random.getstate(), np.random.get_state()  # noqa: NPY002 (a network may draw from it)
     try:
         with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):
@@ -92,10 +92,11 @@ def uncompiled() -> AbstractContextManager:
 
 
 def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
-    """A copy of `model`; `memo` maps ids of its parameters to what the copy shall have instead.
+    """A deep copy of `model`; `memo` maps ids of its parameters to what the copy is to have instead.
 
-    Two things deepcopy refuses: weights that a hook computes from others (weight norm), which are no leaves of
-    autograd, and buffers of lazy modules that have not seen an image.
+    Three things deepcopy cannot do: it refuses weights that a hook computes from others (weight norm), which are no
+    leaves of autograd, and buffers of lazy modules that have not seen an image; and it does not copy functions, see
+    `rebound`.
     """
     memo = dict(memo or {})
     for buffer in model.buffers():
@@ -115,10 +116,13 @@ def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
 
 
 def rebound(value: Any, own: set[int], memo: dict[int, Any], later: list[tuple[Callable, Any]]) -> bool:
-    """Whether `value` is one of the model's `own` modules, or a function that knows some: self.f = lambda: self.a().
+    """Whether `value` is one of the model's `own` modules, or a function that uses some: self.f = lambda: self.a().
 
-    deepcopy leaves functions as they are, and the copy would run the model itself. `memo` gets a function in place of
-    this one, and `later` what it is to know instead, to be called with copies once there are some.
+    deepcopy does not copy functions, so that the copy's `f` would still run the model's own `a`. For such a function
+    `memo` gets a new one, and `later` pairs (put, held): `put(copy)` makes the new function use the copy of `held`.
+
+    Args:
+        own: the ids of the model's modules.
     """
     if isinstance(value, MethodType):
         if rebound(value.__func__, own, memo, later) and id(value) not in memo:
@@ -158,7 +162,7 @@ def forward_hooks(modules: Iterable[nn.Module], hook: Callable[[nn.Module, Any, 
 
 
 def record(model: nn.Module, image: Tensor, keep_values: bool = False) -> Recorder:
-    """Runs `model` itself on `image`, and returns what was noted. Its own hooks run too, ours are taken off again."""
+    """Runs `model` itself, not a copy, on `image`, and returns the recorder. The hooks for it are taken off again."""
     recorder = Recorder(image, keep_values)
     handles = []
     for name, module in model.named_modules():
@@ -183,13 +187,14 @@ class Recorder(TorchDispatchMode):
     Attributes:
         operations: the trace.
         image_shape: of the image, batch axis included.
-        outputs: what the model returned.
-        values: what the operations computed, if that is to be kept: copies of the results of each.
-        parameters: those that operations took, by id, whether the model knows of them or not.
-        fixed: what the image is multiplied with and no parameter has a part in, by its memory: buffers, constants.
-        reads_values: whether its `forward` looked at numbers made of the image, as in `if x.mean() > 0`: another
+        answer, outputs: what the model returned, and the operands of the tensors in it.
+        values: if `keep_values`, copies of the results of each operation.
+        parameters: by id, those that operations took, also those that are not among `model.parameters()`.
+        fixed: by their memory, the tensors by which convolutions and matrix products multiply and that depend on no
+            parameter and not on the image: buffers and constants.
+        reads_image_values: whether `forward` read a number that depends on the image, as in `if x.mean() > 0`: another
             image may take another path.
-        reads_numbers: the same, or at those of its own weights.
+        reads_values: whether it read any number of a tensor, of its weights for example.
     """
 
     def __init__(self, image: Tensor, keep_values: bool = False):
@@ -199,11 +204,11 @@ class Recorder(TorchDispatchMode):
         self.values: list[list[Tensor]] = []
         self.operations: list[Operation] = []
         self.outputs: list[Operand] = []
-        self.reads_values = self.reads_numbers = False
+        self.reads_image_values = self.reads_values = False
         self.answer: Any = None
         self.parameters: dict[int, nn.Parameter] = {}
         self.fixed: dict[int, Tensor] = {}
-        self.learned: dict[int, bool] = {}  # of results that the image has no part in: whether a parameter has
+        self.learned: dict[int, bool] = {}  # by id of results that do not depend on the image: do they on a parameter?
         self.modules: list[str] = []  # those whose `forward` is running, outermost first
         self.image_shape = tuple(image.shape)
         self.sources = {id(image): (IMAGE, 0)}
@@ -242,19 +247,19 @@ class Recorder(TorchDispatchMode):
                     self.written[memory(arguments[argument.name])] = index
             self.alive += results
         elif name in ("_local_scalar_dense", "equal"):
-            self.reads_numbers = True
-            self.reads_values |= bool(inputs)
+            self.reads_values = True
+            self.reads_image_values |= bool(inputs)
         return result
 
     def is_learned(self, value: Any) -> bool:
-        """Whether it is a parameter, or made of some, or of the image."""
+        """Whether it is a parameter, or depends on one or on the image."""
         return isinstance(value, nn.Parameter) or id(value) in self.sources or self.learned.get(id(value), False)
 
     def leave(self) -> None:
         self.modules.pop()
 
     def value(self, operand: Operand) -> Tensor | None:
-        """What an operand was, if values are kept; None if only a part of it is known."""
+        """The values of an operand, if they are kept; None if those are known of a part of it only."""
         value = self.image if operand.source == IMAGE else self.values[operand.source][operand.result]
         return value if value.shape == operand.shape else None
 

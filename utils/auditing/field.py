@@ -46,7 +46,7 @@ def find_field(network: nn.Module, shape: Sequence[int], anatomy: Anatomy) -> Fi
     else:
         method = f"gradient footprint {times(measured)}, which is trusted because the network itself was run; "
         method += f"the layer algebra says {times(algebra)}"
-    if anatomy.recorder.reads_values:
+    if anatomy.recorder.reads_image_values:
         method += "; its path depends on the values of the image: judged for one image"
     return Field(algebra if measured is None else measured, average, method)
 
