@@ -146,10 +146,10 @@ def audit(
     training = (augment_row(recipe, data), *result_rows(model, data, result, run))
     with random_states_kept(), uncompiled():
         try:
-            network, anatomy, sick = run_copy(model, shape)
+            network, anatomy, defect = run_copy(model, shape)
         except Exception as error:  # whatever a network may raise: it is reported, not passed on
             network, field, layers = model, Field(None, None, NOT_RUN), Layers()
-            sick = f"float32 (1, {', '.join(map(str, shape))}): {fault(error)}"
+            defect = f"float32 (1, {', '.join(map(str, shape))}): {fault(error)}"
             rows = rows_without_a_run(model)
         else:
             anatomy.live -= idle_convolutions(network, anatomy)
@@ -167,7 +167,7 @@ def audit(
     parameters = [p for p in network.parameters() if not nn.parameter.is_lazy(p)]
     return Report(
         model_name(model),
-        (*([row("forward", sick, False)] if sick else []), *rows, *training),
+        (*([row("forward", defect, False)] if defect else []), *rows, *training),
         layers,
         sum(p.numel() for p in parameters),
         sum(p.numel() for p in parameters if p.requires_grad),

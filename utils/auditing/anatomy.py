@@ -7,7 +7,7 @@ from functools import cached_property
 from math import prod
 
 from utils.auditing.convolutions import Convolution, convolution_of
-from utils.auditing.layouts import SIDES, Layout, size_of
+from utils.auditing.layouts import SIDES, Layout
 from utils.auditing.lines import Line, Unfollowed, join, pixels
 from utils.auditing.maxima import POOLS, takes_maximum, worked_out
 from utils.auditing.paths import last_maps, made_of
@@ -63,13 +63,13 @@ class Anatomy:
         return [c for c in self.convolutions if works_on_map(self.layout(c.operation.index), c.operation)]
 
     @cached_property
-    def targets(self) -> list[int]:
+    def last_maps(self) -> list[int]:
         """The last maps on the ways to the answer: what the global average, or whatever is there, takes."""
         return last_maps(self.recorder, self.found)
 
     @cached_property
     def closers(self) -> list[Operation]:
-        """The operations that make of those maps values without height or width."""
+        """The operations after the last maps whose result has lost height or width, as a global average's has."""
         result = []
         for index in sorted(self.behind_the_map):
             operation = self.operations[index]
@@ -91,8 +91,8 @@ class Anatomy:
 
     @cached_property
     def behind_the_map(self) -> set[int]:
-        """The live operations that no last map is made of: they come after those, or take the image past them."""
-        return self.live - made_of(self.operations, self.targets)
+        """The live operations on which no last map depends: they come after those, or on a way past them."""
+        return self.live - made_of(self.operations, self.last_maps)
 
     @cached_property
     def average_pools(self) -> list[Operation]:
@@ -129,10 +129,10 @@ class Anatomy:
         return smaller and (convolution.is_strided or convolution.is_dilated)
 
     def is_shortcut(self, operation: Operation) -> bool:
-        """Whether it only keeps up with a reducing convolution beside it: what it makes meets that one's map next.
+        """Whether an operation that reduces a map is a shortcut around a reducing convolution, whose map it joins next.
 
-        As in a residual block whose input is thinned out, and not convolved, to fit what is added to it ("option A" of
-        K. He et al., arXiv 1512.03385, for CIFAR-10).
+        As in a residual block whose input is subsampled, without a convolution, to fit what is added to it ("option A"
+        of K. He et al., arXiv 1512.03385, for CIFAR-10).
         """
         convolutions = {c.operation.index for c in self.convolutions}
         waiting, seen, joined = [operation.index], set(), False
@@ -159,7 +159,7 @@ class Anatomy:
             if before is not None and before.is_map:
                 for side in SIDES:
                     a, b = after.line(side).jump, before.line(side).jump
-                    if a != b and size_of(after.axes[after.axis(side)]) > 1:
+                    if a != b and after.strand(side).size > 1:
                         return 1 if a > b else -1
         return 0
 
@@ -186,8 +186,8 @@ class Anatomy:
     @cached_property
     def gates(self) -> list[Operation]:
         """The operations through which a position of the last maps sees all of the image."""
-        through = set().union(*(layout.through for i in self.targets if (layout := self.layout(i))))
-        return [self.operations[i] for i in sorted(through)]
+        gates = set().union(*(layout.mixed_by for i in self.last_maps if (layout := self.layout(i))))
+        return [self.operations[i] for i in sorted(gates)]
 
     def field(self) -> tuple[int, int]:
         """Height and width of the field of the last maps; of several, the largest. Gates do not count.
@@ -195,29 +195,31 @@ class Anatomy:
         Raises:
             Unfollowed: the algebra could not follow the network, or there is no map; the message says why.
         """
-        maps = self.maps()
+        maps = self.last_layouts()
         return tuple(max(layout.line(side).field for layout in maps) for side in SIDES)
 
-    def lost(self) -> str:
+    def why_unfollowed(self) -> str:
         """Why the algebra could not follow the first operation that it could not, of those the answer depends on."""
         return next((str(self.found[i]) for i in sorted(self.live) if isinstance(self.found[i], Unfollowed)), "")
 
-    def maps(self) -> list[Layout]:
-        for index in self.targets:
+    def last_layouts(self) -> list[Layout]:
+        """The layouts of the last maps; raises `Unfollowed` as `field` does."""
+        for index in self.last_maps:
             if isinstance(self.found[index], Unfollowed):
                 raise self.found[index]
-        maps = [self.layout(index) for index in self.targets]
+        maps = [self.layout(index) for index in self.last_maps]
         if not maps or not all(layout.is_map for layout in maps):
             raise Unfollowed("there is no map of positions: it looks at the image as a whole at once")
         return maps
 
     def widest_lines(self) -> list[Line]:
         """For height and width the line of the last map that sees most."""
-        return [max((layout.line(side) for layout in self.maps()), key=lambda line: line.field) for side in SIDES]
+        maps = self.last_layouts()
+        return [max((layout.line(side) for layout in maps), key=lambda line: line.field) for side in SIDES]
 
     def field_with_average(self) -> tuple[int, int]:
         """The same for the average over all positions of the last maps."""
-        spans = [[layout.line(s).span(strand_size(layout, s)) for layout in self.maps()] for s in SIDES]
+        spans = [[layout.strand(s).span for layout in self.last_layouts()] for s in SIDES]
         return tuple(pixels(join(span)) for span in spans)
 
 
@@ -237,10 +239,6 @@ def change_of_shape(operation: Operation) -> int:
         return 0
     ratios = [a / b for a, b in zip(after[2:], before[2:], strict=True)]
     return 1 if min(ratios) < 0.75 else -1 if max(ratios) > 1.5 else 0
-
-
-def strand_size(layout: Layout, side: int) -> int:
-    return size_of(layout.axes[layout.axis(side)])
 
 
 def works_on_map(layout: Layout | None, operation: Operation) -> bool:

@@ -60,5 +60,5 @@ def field_row(field: Field, anatomy: Anatomy) -> Requirement:
     if anatomy.gates:
         gates = list(dict.fromkeys(map(name_of, anatomy.gates)))
         measured += f"; besides, all of the image through averages inside ({shortened(gates, 1)})"
-    where = [name_of(anatomy.operations[index]) for index in anatomy.targets]
+    where = [name_of(anatomy.operations[index]) for index in anatomy.last_maps]
     return row("rf", measured, min(field.before) > MIN_RECEPTIVE_FIELD, where)

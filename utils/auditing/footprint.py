@@ -70,7 +70,7 @@ class Target:
 
 @dataclass
 class Probe:
-    """The network that is measured, and what of it.
+    """A copy of the network whose gradients are measured, and the results at which they are.
 
     Attributes:
         model: the copy that passes every gradient on.
@@ -154,7 +154,7 @@ def dry_run(model: nn.Module, shape: Sequence[int]) -> Probe:
         axes = (None, None)
         if not isinstance(layout, Unfollowed):
             axes = tuple(layout[0].axis(side) for side in SIDES)
-            cuts |= {passing.within[op] for op in layout[0].through if op in passing.within}
+            cuts |= {passing.within[op] for op in layout[0].mixed_by if op in passing.within}
         targets.append(Target(passing.made[index], axes, recorder.operations[index].shape))
     return Probe(model, targets, cuts, passing.sizes, passing.names, tuple(shape))
 

@@ -20,6 +20,11 @@ class Strand:
     size: int
     line: Line
 
+    @property
+    def span(self) -> tuple[float, float]:
+        """The first and the last pixel that any of its positions depends on."""
+        return self.line.span(self.size)
+
 
 class Taps(int):
     """The size of an axis that runs along the inside of windows, as Tensor.unfold makes it."""
@@ -35,12 +40,12 @@ class Layout:
     Attributes:
         axes: of the tensor.
         spans: for height and width, the pixels that every position sees alike, as after global pooling; or None.
-        through: the operations that brought spans in, as indices into the trace.
+        mixed_by: the operations that made positions see them alike, as indices into the trace.
     """
 
     axes: tuple[Axis, ...]
     spans: tuple[tuple[float, float] | None, tuple[float, float] | None] = (None, None)
-    through: frozenset[int] = frozenset()
+    mixed_by: frozenset[int] = frozenset()
 
     @property
     def strands(self) -> list[Strand]:
@@ -56,22 +61,25 @@ class Layout:
         """The number of the axis that is the height (0) or the width (1) of a map."""
         return next(i for i, axis in enumerate(self.axes) if side in (getattr(part, "side", None) for part in axis))
 
+    def strand(self, side: int) -> Strand:
+        return next(strand for strand in self.strands if strand.side == side)
+
     def line(self, side: int) -> Line:
-        return next(strand.line for strand in self.strands if strand.side == side)
+        return self.strand(side).line
 
     def with_axis(self, number: int, *parts: int | Strand) -> Layout:
         return replace(self, axes=(*self.axes[:number], parts, *self.axes[number + 1 :]))
 
     def blurred(self, numbers: Sequence[int], by: int) -> Layout:
         """After an operation `by` that mixes all positions along these axes: their strands become spans."""
-        spans, axes, through = list(self.spans), list(self.axes), self.through
+        spans, axes, mixed_by = list(self.spans), list(self.axes), self.mixed_by
         for number in numbers:
             for part in self.axes[number]:
                 if isinstance(part, Strand):
-                    spans[part.side] = both(spans[part.side], part.line.span(part.size))
-                    through |= {by}
+                    spans[part.side] = both(spans[part.side], part.span)
+                    mixed_by |= {by}
             axes[number] = (size_of(self.axes[number]),)
-        return Layout(tuple(axes), tuple(spans), through)
+        return Layout(tuple(axes), tuple(spans), mixed_by)
 
     def without(self, numbers: Sequence[int]) -> Layout:
         return replace(self, axes=tuple(axis for i, axis in enumerate(self.axes) if i not in numbers))
@@ -94,17 +102,17 @@ def plain(shape: Sequence[int]) -> Layout:
 def merged(layouts: Sequence[Layout], operation: Operation) -> Layout:
     """Of a result that takes from each input at the same position."""
     shape = operation.shape
-    spans, through, axes = [None, None], frozenset(), [(size,) for size in shape]
+    spans, mixed_by, axes = [None, None], frozenset(), [(size,) for size in shape]
     for layout in layouts:
         offset = len(shape) - len(layout.axes)
         spread = [i for i, axis in enumerate(layout.axes) if size_of(axis) == 1 != shape[offset + i]]
         layout = layout.blurred(spread, operation.index)
         spans = [both(a, b) for a, b in zip(spans, layout.spans, strict=True)]
-        through |= layout.through
+        mixed_by |= layout.mixed_by
         for i, axis in enumerate(layout.axes):
             if size_of(axis) == shape[offset + i]:
                 axes[offset + i] = union(axes[offset + i], axis)
-    return Layout(tuple(axes), tuple(spans), through)
+    return Layout(tuple(axes), tuple(spans), mixed_by)
 
 
 def union(a: Axis, b: Axis) -> Axis:

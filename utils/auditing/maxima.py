@@ -54,18 +54,18 @@ def may_take_maximum(anatomy: Anatomy, operation: Operation) -> bool:
 
 
 def at_several_places(anatomy: Anatomy, operation: Operation) -> bool:
-    """Whether it takes several maps, or slices of one, whose positions stand at other places of the image."""
+    """Whether it takes several maps, or slices of one, that stand at different places of the image."""
     known = map(anatomy.input_layout, operands(operation.arguments))
     places = [[(s.side, s.line.middles) for s in layout.strands] for layout in known if layout and layout.strands]
     return any(place != places[0] for place in places)
 
 
 def worked_out(anatomy: Anatomy, operation: Operation) -> Operation | None:
-    """Where the answers of an operation that takes maps at several places come to the largest of them, if they do.
+    """The later operation whose values are the largest (or smallest) of the maps that this operation takes, if any.
 
-    As in a + relu(b - a), or where(a > b, a, b): not how it is written counts, but the numbers that came out. What it
-    takes has to be of one shape, and each of them the largest somewhere; zeros, as where maps are put together from
-    pieces, are none of them.
+    As in a + relu(b - a), or where(a > b, a, b): what counts is the values, not how they are computed. The maps must be
+    of one shape and stand at different places of the image, and each must be the largest somewhere. Positions at which
+    one of them is 0 are not counted: maps that are put together from pieces have zeros there.
     """
     if not anatomy.recorder.values or not at_several_places(anatomy, operation):
         return None
@@ -73,8 +73,8 @@ def worked_out(anatomy: Anatomy, operation: Operation) -> Operation | None:
     if any(v is None or v.shape != values[0].shape or not v.is_floating_point() for v in values):
         return None
     pieces = torch.stack(values)
-    told = (pieces != 0).all(0)  # positions at which all have something to say
-    if len(pieces.argmax(0)[told].unique()) < len(pieces):
+    counted = (pieces != 0).all(0)
+    if len(pieces.argmax(0)[counted].unique()) < len(pieces):
         return None
     extremes = pieces.amax(0), pieces.amin(0)
     for later in anatomy.operations[operation.index :]:
@@ -83,13 +83,13 @@ def worked_out(anatomy: Anatomy, operation: Operation) -> Operation | None:
             later.index in anatomy.live
             and result.shape == pieces.shape[1:]
             and result.is_floating_point()
-            and any(same(result, extreme) for extreme in extremes)
+            and any(nearly_equal(result, extreme) for extreme in extremes)
             and operation.index in made_of(anatomy.operations, [later.index])
         ):
             return later
     return None
 
 
-def same(a: Tensor, b: Tensor) -> bool:
-    """But for rounding."""
+def nearly_equal(a: Tensor, b: Tensor) -> bool:
+    """Whether all values are equal but for rounding."""
     return torch.allclose(a.float(), b.float(), rtol=1e-4, atol=1e-5)

@@ -10,7 +10,7 @@ from torch import nn
 from utils.auditing.anatomy import AVERAGES, Anatomy
 from utils.auditing.convolutions import Convolution, name_of, short
 from utils.auditing.layouts import SIDES
-from utils.auditing.maxima import may_take_maximum, same
+from utils.auditing.maxima import may_take_maximum, nearly_equal
 from utils.auditing.paths import made_of
 from utils.auditing.requirement import MAX_PARAMETERS, Requirement, row, shortened, unjudged
 from utils.trace import IMAGE, Recorder, forward_hooks, memory
@@ -72,8 +72,8 @@ def max_pooling_row(anatomy: Anatomy) -> Requirement:
     found = list(map(name_of, anatomy.max_pools))
     lost = [o for o in anatomy.operations if o.index in anatomy.live and may_take_maximum(anatomy, o)]
     if lost and not found:
-        names_of_lost = names(f"{o.function} in {name_of(o)}" for o in lost)
-        return unjudged("max_pooling", f"{names_of_lost} comes where the layer algebra stops: {anatomy.lost()}")
+        where, why = names(f"{o.function} in {name_of(o)}" for o in lost), anatomy.why_unfollowed()
+        return unjudged("max_pooling", f"{where} comes where the layer algebra stops: {why}")
     return row("max_pooling", "found" if found else "none", not found, found)
 
 
@@ -113,8 +113,8 @@ def gap_row(anatomy: Anatomy) -> Requirement:
     closers = anatomy.closers
     wrong = [o for o in closers if not averages(anatomy, o)]
     where = map(name_of, wrong or closers)
-    if not closers and (lost := anatomy.lost()):
-        return unjudged("gap", f"the layer algebra stops where {lost}")
+    if not closers and (why := anatomy.why_unfollowed()):
+        return unjudged("gap", f"the layer algebra stops where {why}")
     if not closers:
         return row("gap", "none: the answer is not made of a pooled map", False)
     if wrong and averages_by_numbers(anatomy):
@@ -138,17 +138,18 @@ def averages(anatomy: Anatomy, operation) -> bool:
 
 
 def averages_by_numbers(anatomy: Anatomy) -> bool:
-    """Whether all ways from the last maps to the answer go through their averages, by the numbers that came out.
+    """Whether every way from the last maps to the answer goes through a result whose values are the maps' averages.
 
-    However it is written: as a sum over rows, then columns, and then a division, or as a product with a constant.
+    So an average is found however it is written: as sums over rows and columns and a division, or as a product with a
+    constant.
     """
     found: set[int] = set()
-    for index in anatomy.targets:
+    for index in anatomy.last_maps:
         layout, (value, *_) = anatomy.layout(index), anatomy.recorder.values[index]
         if layout is None or not value.is_floating_point():
             return False
         average = value.mean([layout.axis(side) for side in SIDES], keepdim=True)
-        if same(value, average.expand_as(value)):  # one position, or all alike
+        if nearly_equal(value, average.expand_as(value)):  # one position, or all alike
             return False
         for operation in anatomy.operations:
             result = anatomy.recorder.values[operation.index][0]
@@ -156,16 +157,13 @@ def averages_by_numbers(anatomy: Anatomy) -> bool:
                 operation.index in anatomy.behind_the_map
                 and result.is_floating_point()
                 and result.numel() == average.numel()
-                and same(result.flatten(), average.flatten())
+                and nearly_equal(result.flatten(), average.flatten())
             ):
                 found.add(operation.index)
     answers = [operand.source for operand in anatomy.recorder.outputs]
     past = made_of(anatomy.operations, answers, found)
-    return bool(found) and not past.intersection(anatomy.targets) and IMAGE not in inputs(anatomy, past)
-
-
-def inputs(anatomy: Anatomy, indices: set[int]) -> set[int]:
-    return {source for index in indices for source in anatomy.operations[index].inputs}
+    takes_image = any(IMAGE in anatomy.operations[index].inputs for index in past)
+    return bool(found) and not past.intersection(anatomy.last_maps) and not takes_image
 
 
 def params_row(

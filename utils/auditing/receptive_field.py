@@ -153,7 +153,7 @@ def mixing(operation: Operation, look: Look) -> Layout:
 def statistics(layout: Layout, numbers: Sequence[int], by: int) -> Layout:
     """Normalised by the mean over some axes: a position sees what it saw, and all the others through the mean."""
     seen = layout.blurred(numbers, by)
-    return replace(layout, spans=seen.spans, through=seen.through)
+    return replace(layout, spans=seen.spans, mixed_by=seen.mixed_by)
 
 
 def batch_norm(operation: Operation, look: Look) -> Layout:
@@ -186,7 +186,7 @@ def product(operation: Operation, look: Look) -> Layout:
     spans = tuple(both(a, b) for a, b in zip(left.spans, right.spans, strict=True))
     batch = [union(a, b) for a, b in zip(left.axes[:-2], right.axes[:-2], strict=True)]
     axes = (*batch, left.axes[-2], right.axes[-1])
-    return merged([Layout(axes, spans, left.through | right.through), *added], operation)
+    return merged([Layout(axes, spans, left.mixed_by | right.mixed_by), *added], operation)
 
 
 def attention(operation: Operation, look: Look) -> Layout:
@@ -196,7 +196,7 @@ def attention(operation: Operation, look: Look) -> Layout:
     for other in others:
         seen = other.blurred([2, 3], operation.index)
         spans = tuple(both(a, b) for a, b in zip(rows.spans, seen.spans, strict=True))
-        rows = replace(rows, spans=spans, through=rows.through | seen.through)
+        rows = replace(rows, spans=spans, mixed_by=rows.mixed_by | seen.mixed_by)
     return rows.with_axis(3, operation.shape[3])
 
 

@@ -49,7 +49,7 @@ def reshaped(operation: Operation, look: Look) -> Layout:
     result = replace(layout, axes=tuple(axes))
     lost = Layout(tuple((part,) for part in gone)).blurred(range(len(gone)), operation.index)
     spans = tuple(both(a, b) for a, b in zip(result.spans, lost.spans, strict=True))
-    return replace(result, spans=spans, through=result.through | lost.through)
+    return replace(result, spans=spans, mixed_by=result.mixed_by | lost.mixed_by)
 
 
 def divided(part: int | Strand, size: int) -> list[int | Strand]:
