@@ -36,7 +36,7 @@ from tqdm import tqdm
 
 from benchmarks import misbehaving as server
 from benchmarks.misbehaving import BODY, MD5, OTHER, Behaviour, refusing_url, serving
-from utils import mirror
+from utils import download_mirror
 from utils.download import fetch
 from utils.errors import InputError
 from utils.tables import as_table
@@ -202,7 +202,7 @@ def no_mirror_answers(folder: Path) -> Outcome:
 
 def packets_are_lost(folder: Path) -> Outcome:
     """A host whose queue of connections is full drops packets, as a firewall does."""
-    with socket.socket() as host, ExitStack() as stack, mock.patch.object(mirror, "CONNECT_SECONDS", TIMEOUT):
+    with socket.socket() as host, ExitStack() as stack, mock.patch.object(download_mirror, "CONNECT_SECONDS", TIMEOUT):
         host.bind(("127.0.0.1", 0))
         host.listen(0)
         for _ in range(4):

@@ -32,11 +32,10 @@ from benchmarks.misbehaving import (
     whole,
     wrong,
 )
-from utils import download
-from utils import mirror as mirrors
+from utils import download, download_mirror
 from utils.download import NoNetwork, fetch
+from utils.download_mirror import Unreachable
 from utils.errors import InputError
-from utils.mirror import Unreachable
 
 STALLED = threading.Event()  # never set: what waits for it waits for its time limit
 
@@ -226,7 +225,7 @@ def test_a_hanging_name_look_up_counts_as_no_network(tmp_path, monkeypatch):
         STALLED.wait(2)
         raise OSError("too late")
 
-    monkeypatch.setattr(mirrors, "CONNECT_SECONDS", 0.1)
+    monkeypatch.setattr(download_mirror, "CONNECT_SECONDS", 0.1)
     monkeypatch.setattr(socket, "create_connection", hang)
     with pytest.raises(NoNetwork, match=r"could not connect within 0.1 s"):
         get(tmp_path, "http://cifar.invalid/file.bin")
@@ -239,7 +238,7 @@ def test_all_mirrors_share_the_time_in_which_no_network_is_told(tmp_path, monkey
         granted.append(seconds)
         raise Unreachable("could not connect")
 
-    monkeypatch.setattr(mirrors, "check_reachable", refuse)
+    monkeypatch.setattr(download_mirror, "check_reachable", refuse)
     for count in (1, 2, 5):
         granted.clear()
         with pytest.raises(NoNetwork):

@@ -5,16 +5,14 @@ utils/sources.py and utils/pictures.py return `Arrays`, and utils/data.py makes 
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from utils.errors import InputError
-
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SIDE = 32  # pixels
 SPLITS = ("train", "test")
+TRAIN_IMAGES, TEST_IMAGES = 50_000, 10_000
 ARCHIVE_BYTES = 170_498_071  # of cifar-10-python.tar.gz
 
 # Names of data sets, as every plot, log and result repeats them.
@@ -34,14 +32,3 @@ class Arrays(NamedTuple):
     classes: tuple[str, ...]
     name: str
     provenance: str
-
-
-def check_size(path: Path, most: int) -> None:
-    """Looks at a file's size before it is read into memory.
-
-    Raises:
-        InputError: it has more than `most` bytes.
-    """
-    size = path.stat().st_size
-    if size > most:
-        raise InputError(f"{path} has {size:,} bytes; more than {most:,} cannot be right")

@@ -18,7 +18,6 @@ from torchsummary import summary as print_summary
 
 from utils import plots
 from utils.audit import audit
-from utils.auditing.given import constructor_arguments, given_network, named_network
 from utils.checkpoint import load_model
 from utils.data import ImageData, load_cifar10
 from utils.drawing import save as save_drawing
@@ -27,6 +26,7 @@ from utils.errors import InputError, lookup
 from utils.evaluation import evaluate
 from utils.export import export_onnx
 from utils.folders import runs_folder
+from utils.given import constructor_arguments, given_network, named_network
 from utils.models import MODELS, build_model, parameter_count
 from utils.predict import load_picture, predict
 from utils.recipes import RECIPES, Recipe

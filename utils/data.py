@@ -21,7 +21,7 @@ from torch import Tensor
 from torchvision.datasets import CIFAR10
 
 from utils import sources
-from utils.arrays import ARCHIVE_BYTES, CIFAR10_CLASSES, DIGITS, JPEG_COPY, ORIGINAL, Arrays
+from utils.arrays import ARCHIVE_BYTES, CIFAR10_CLASSES, DIGITS, JPEG_COPY, ORIGINAL, TEST_IMAGES, TRAIN_IMAGES, Arrays
 from utils.download import NoNetwork, fetch
 from utils.errors import InputError
 from utils.pictures import jpeg_decoder
@@ -157,7 +157,7 @@ class ImageData:
         return (
             self.name in (ORIGINAL, JPEG_COPY)
             and self.classes == CIFAR10_CLASSES
-            and (len(self.train), len(self.test)) == (50_000, 10_000)
+            and (len(self.train), len(self.test)) == (TRAIN_IMAGES, TEST_IMAGES)
         )
 
     def to(self, device: torch.device | str) -> ImageData:

@@ -17,10 +17,10 @@ from filelock import FileLock, Timeout
 from torchvision.datasets.utils import calculate_md5
 from tqdm import tqdm
 
-from utils import mirror
+from utils import download_mirror
+from utils.download_mirror import Answer, CutOff, Failed, Head, NotContinued, Pace, TooSlow, Unreachable
 from utils.errors import InputError
 from utils.files import NO_LOCKS
-from utils.mirror import Answer, CutOff, Failed, Head, NotContinued, Pace, TooSlow, Unreachable
 
 OFFLINE_SECONDS = 25.0  # to find that none can be reached, all mirrors together
 SLOWEST = 20_000  # bytes per second: below this another mirror is tried, if one is left
@@ -115,7 +115,7 @@ def _turn(part: Path, seconds: float, progress: bool) -> Iterator[None]:
 
 def _check_reachable(url: str, mirrors: int) -> None:
     """Raises `Unreachable`, in time for all of so many mirrors."""
-    mirror.check_reachable(url, min(mirror.CONNECT_SECONDS, OFFLINE_SECONDS / mirrors))
+    download_mirror.check_reachable(url, min(download_mirror.CONNECT_SECONDS, OFFLINE_SECONDS / mirrors))
 
 
 def _reachable(url: str, mirrors: int) -> bool:

@@ -1,10 +1,12 @@
-"""Files that are whole, or as they were."""
+"""Files written in one step, so that they are whole or as they were; and looked at before they are read."""
 
 from __future__ import annotations
 
 import errno
 import os
 from pathlib import Path
+
+from utils.errors import InputError
 
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)  # of a file system that has none
 
@@ -39,3 +41,14 @@ def sync(descriptor: int) -> None:
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):  # of a drive that knows no such thing
             raise
+
+
+def check_size(path: Path, most: int) -> None:
+    """Looks at a file's size before it is read into memory.
+
+    Raises:
+        InputError: it has more than `most` bytes.
+    """
+    size = path.stat().st_size
+    if size > most:
+        raise InputError(f"{path} has {size:,} bytes; more than {most:,} cannot be right")

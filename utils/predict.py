@@ -11,10 +11,10 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-from utils.arrays import check_size
 from utils.device import autocast, pick_precision
 from utils.errors import InputError
 from utils.evaluation import evaluating, normalize
+from utils.files import check_size
 from utils.pictures import FORMATS, MODES, as_rgb
 
 LARGEST_FILE = 50_000_000  # bytes

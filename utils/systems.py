@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from utils.arrays import ORIGINAL
+from utils.arrays import ORIGINAL, TEST_IMAGES
 from utils.audit import MAX_PARAMETERS, MIN_RECEPTIVE_FIELD, Report, audit
 from utils.evaluation import evaluating
 from utils.models import build_model
@@ -29,7 +29,6 @@ NUMBERS = {  # by the network that is the system's here
     "transition": "003",
     "residual": "004",
 }
-TEST_IMAGES = 10_000
 TOLERANCE = 0.5  # points of accuracy that another seed may cost
 # By network: accuracy in percent and average loss by epoch as the systems' logs have them, and on how many images that
 # was. 003 published no log.

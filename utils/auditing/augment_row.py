@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import albumentations as A
 import numpy as np
 
+from utils.arrays import SIDE
 from utils.auditing.requirement import Requirement, row, unjudged
 from utils.data import ImageData
 from utils.engine import recipe_policy
@@ -17,7 +18,6 @@ from utils.transforms import full_scale, normalized_by
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)  # of the 50,000 training images, pixels counted as 0..1
 CIFAR10_STD = (0.2470, 0.2435, 0.2616)
 HOLE = 16  # pixels a side
-SIDE = 32  # of CIFAR-10's images, for holes given as a share of it
 
 
 def augment_row(recipe: Recipe | A.Compose | None, data: ImageData | None) -> Requirement:

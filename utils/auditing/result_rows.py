@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from utils.arrays import JPEG_COPY, ORIGINAL
+from utils.arrays import JPEG_COPY, ORIGINAL, TEST_IMAGES
 from utils.auditing.requirement import MIN_ACCURACY, Requirement, row, unjudged
 from utils.data import ImageData, Split, fingerprints
 from utils.errors import InputError, one_line
@@ -18,7 +18,6 @@ from utils.evaluation import EVALUATION_BATCH, SEEN_ALLOWED, Evaluation, normali
 from utils.history import read_history
 from utils.trace import copied
 
-TEST_IMAGES = 10_000
 CLOSE_CALLS = 0.02  # share of the answers that another precision may turn
 
 

@@ -1,4 +1,4 @@
-"""The network that the command line audits: one of ours, a run's checkpoint, or a class in anybody's file."""
+"""The network that a command is given: one of ours, a run's checkpoint, or a class in anybody's file."""
 
 from __future__ import annotations
 
