@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from utils.auditing.convolutions import convolution_of
+from utils.auditing.convolutions import convolution_of, short
 from utils.errors import InputError, one_line
 from utils.models import model_name
 from utils.trace import IMAGE, Operation, trace
@@ -185,9 +185,7 @@ def by(sizes: Sequence[int], sign: str = "x") -> str:
 
 def unless(word: str, sizes: Sequence[int], default: Sequence[int] = (1,)) -> str:
     """ "stride 2", or "stride 2x1" where the sides differ; "" where it is the default."""
-    if set(sizes) == set(default):
-        return ""
-    return f"{word} {sizes[0]}" if len(set(sizes)) == 1 else f"{word} {by(sizes)}"
+    return "" if set(sizes) == set(default) else f"{word} {short(sizes)}"
 
 
 def residual_edges(nodes: list[Node]) -> set[tuple[str, str]]:

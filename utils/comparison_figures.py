@@ -106,8 +106,8 @@ def stacked_bar(parts: dict[str, float], title: str, unit: str, origin: str) -> 
     return titled(figure, title, origin)
 
 
-class Measured(Protocol):
-    """A network and its accuracy (in percent, with its deviation or None), on which data and how it was had."""
+class Point(Protocol):
+    """A network in the frontier's picture: its accuracy in percent, the deviation or None, on which data, and how."""
 
     name: str
     parameters: int
@@ -117,8 +117,8 @@ class Measured(Protocol):
     how: str
 
 
-def has_its_neighbour_on_the_left(point: Measured, points: Iterable[Measured]) -> bool:
-    """Whether a little smaller network lies so near that its name, above it on its left, would be in the way."""
+def has_its_neighbour_on_the_left(point: Point, points: Iterable[Point]) -> bool:
+    """Whether a slightly smaller network lies so near that a name above and left of this one would run into it."""
     return any(
         0.8 * point.parameters < other.parameters < point.parameters
         and 0 <= point.test_accuracy - other.test_accuracy < 0.7
@@ -126,8 +126,8 @@ def has_its_neighbour_on_the_left(point: Measured, points: Iterable[Measured]) -
     )
 
 
-def has_its_neighbour_below(point: Measured, points: Sequence[Measured]) -> bool:
-    """Whether, of the points that a name beside this one could run into, the nearest is less accurate than it."""
+def has_its_neighbour_below(point: Point, points: Sequence[Point]) -> bool:
+    """Whether the point nearest in accuracy, of those that a name beside this one could run into, lies below it."""
     above = [
         other.test_accuracy - point.test_accuracy
         for other in points
@@ -136,11 +136,11 @@ def has_its_neighbour_below(point: Measured, points: Sequence[Measured]) -> bool
     return min(above, key=abs, default=0) < 0
 
 
-def frontier(points: Sequence[Measured], origin: str) -> Figure:
+def frontier(points: Sequence[Point], origin: str) -> Figure:
     """Test accuracy against parameters (on a logarithmic axis), one colour for each way in which they were had."""
     figure = Figure(figsize=(7.6, 4.4), dpi=DPI, layout="constrained")
     axis = figure.subplots()
-    groups: dict[str, list[Measured]] = {}
+    groups: dict[str, list[Point]] = {}
     for point in points:
         pixels = ", original pixels" if "original" in point.data else ""
         groups.setdefault(point.how.split(",")[0] + pixels, []).append(point)

@@ -154,10 +154,10 @@ def under_corruption(model: nn.Module, split: Split, images: int | None = None, 
     return results
 
 
-def spread(percent: float, images: int) -> float:
-    """The standard error, in percentage points, of an accuracy measured on so many images.
+def standard_error(percent: float, images: int) -> float:
+    """Of an accuracy measured on so many images, in percentage points.
 
-    >>> round(spread(90, 10_000), 2)
+    >>> round(standard_error(90, 10_000), 2)
     0.3
     """
     return float(100 * np.sqrt(percent / 100 * (1 - percent / 100) / images))

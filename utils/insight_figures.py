@@ -7,7 +7,7 @@ from torch import nn
 
 from utils.evaluation import Evaluation
 from utils.figures import DPI, image_grid, pixels, titled
-from utils.insight import calibration, confusion_pairs, grad_cam, spread
+from utils.insight import calibration, confusion_pairs, grad_cam, standard_error
 
 
 def attention(model: nn.Module, result: Evaluation, count: int = 6) -> Figure:
@@ -67,7 +67,7 @@ def robustness(results: dict[str, Evaluation]) -> Figure:
     """Accuracy under each corruption (see `insight.under_corruption`), with its standard error."""
     names = list(results)
     accuracies = [result.accuracy for result in results.values()]
-    errors = [spread(result.accuracy, result.total) for result in results.values()]
+    errors = [standard_error(result.accuracy, result.total) for result in results.values()]
     clean = results[names[0]]
     figure = Figure(figsize=(7.6, 0.27 * len(names) + 1.1), dpi=DPI, layout="constrained")
     axis = figure.subplots()

@@ -136,9 +136,9 @@ def mistakes(result: Evaluation, count: int = 20) -> Figure:
     for axis, index in zip(axes.flat, worst, strict=False):
         axis.imshow(pixels(result.split.images[index]))
         answer, truth = result.predictions[index], result.labels[index]
-        certain, fair = 100 * result.probabilities[index, answer], 100 * result.probabilities[index, truth]
-        names = result.split.classes
-        axis.set_title(f"{names[answer]} {certain:.0f} %\nis {names[truth]} ({fair:.0f} %)", fontsize=8)
+        percent, names = 100 * result.probabilities[index], result.split.classes
+        title = f"{names[answer]} {percent[answer]:.0f} %\nis {names[truth]} ({percent[truth]:.0f} %)"
+        axis.set_title(title, fontsize=8)
     return titled(figure, f"The {len(worst)} most confident mistakes", result.split.origin)
 
 

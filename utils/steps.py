@@ -240,7 +240,7 @@ class Colors:
             origin = torch.where(which == 1, own_grey.mean((2, 3), keepdim=True), own_grey * (which == 2))
             changed = origin + factor * (pixels - origin) + 0.5 * (which == 2)
             if len(self.ranges) == 4:
-                changed = torch.where(which == 3, turned(pixels, factor), changed)
+                changed = torch.where(which == 3, with_hue_shifted(pixels, factor), changed)
             images = changed.clamp_(0, 255).to(torch.uint8)
         return images
 
@@ -268,8 +268,8 @@ def grey(pixels: Tensor) -> Tensor:
     return (pixels * constant((0.299, 0.587, 0.114), torch.float32, pixels.device)).sum(1, keepdim=True)
 
 
-def turned(pixels: Tensor, turns: Tensor) -> Tensor:
-    """Pixels (N, 3, H, W), float32, whose hues have moved along the colour wheel by `turns` (N, 1, 1, 1).
+def with_hue_shifted(pixels: Tensor, turns: Tensor) -> Tensor:
+    """Pixels (N, 3, H, W), float32, whose hues have moved by `turns` (N, 1, 1, 1) of the colour wheel.
 
     Source: A. R. Smith, "Color gamut transform pairs", 1978, for hue, saturation and value.
     """
