@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
@@ -25,40 +25,44 @@ def structure_row(anatomy: Anatomy) -> Requirement:
     reducing, blocks = smaller, blocks_by(anatomy, smaller)
     if strided and len(blocks) != 4 == len(blocks_by(anatomy, strided)):
         reducing, blocks = strided, blocks_by(anatomy, strided)
-    faults = []
-    if len(blocks) != 4:
-        faults.append(f"{len(blocks)} {'block' if len(blocks) == 1 else 'blocks'}")
-    pools = [*anatomy.max_pools, *anatomy.average_pools]
-    between = [o for o in pools if o.index not in anatomy.behind_the_map]
-    if between:
-        faults.append(f"pooling in {names(map(name_of, between))}")
-    convolutions = {c.operation.index for c in anatomy.convolutions}
-    changes = [(o, anatomy.jump_changes(o)) for o in anatomy.operations if o.index in anatomy.live]
-    other = [o for o, change in changes if change > 0 and o.index not in convolutions and o not in pools]
-    other = [o for o in other if not anatomy.is_shortcut(o)]
-    if other:
-        faults.append(f"reduced without a convolution in {names(map(name_of, other))}")
-    if any(change < 0 for _, change in changes):
-        faults.append("it enlarges its map again")
-    if not anatomy.closers and not any(len(o.shape) == 2 for o in anatomy.recorder.outputs):
-        faults.append("no output block")
+    faults = list(structure_faults(anatomy, len(blocks)))
     text = ", ".join(f"C{i} {block_sizes(block)}" for i, block in enumerate(blocks, 1)) or "no convolution"
     measured = f"other: {'; '.join(faults)} ({text})" if faults else f"four blocks: {text}"
     return row("structure", measured, not faults, [c.name for c in reducing])
 
 
+def structure_faults(anatomy: Anatomy, blocks: int) -> Iterator[str]:
+    if blocks != 4:
+        yield f"{blocks} {'block' if blocks == 1 else 'blocks'}"
+    pools = [*anatomy.max_pools, *anatomy.average_pools]
+    between = [o for o in pools if o.index not in anatomy.behind_the_map]
+    if between:
+        yield f"pooling in {names(map(name_of, between))}"
+    convolutions = {c.operation.index for c in anatomy.convolutions}
+    changes = [(o, anatomy.jump_changes(o)) for o in anatomy.operations if o.index in anatomy.live]
+    other = [o for o, change in changes if change > 0 and o.index not in convolutions and o not in pools]
+    other = [o for o in other if not anatomy.is_shortcut(o)]
+    if other:
+        yield f"reduced without a convolution in {names(map(name_of, other))}"
+    if any(change < 0 for _, change in changes):
+        yield "it enlarges its map again"
+    if not anatomy.closers and not any(len(o.shape) == 2 for o in anatomy.recorder.outputs):
+        yield "no output block"
+
+
 def blocks_by(anatomy: Anatomy, reducing: Sequence[Convolution]) -> list[list[Convolution]]:
-    """The blocks that end in, or begin with, one of these convolutions."""
+    """The convolutions in blocks that end in a reducing one, or begin with one if that alone makes four blocks."""
     stages = anatomy.stages_of(reducing)
-    blocks: list[list[Convolution]] = []
-    for last in (True, False):
-        numbers = [stages[c.operation.index] - (last and c in reducing) for c in anatomy.body]
+
+    def blocks(ending: bool) -> list[list[Convolution]]:
+        numbers = [stages[c.operation.index] - (ending and c in reducing) for c in anatomy.body]
         found = [[c for c, n in zip(anatomy.body, numbers, strict=True) if n == k] for k in sorted(set(numbers))]
         if len(found) == 5 and all(c.is_pointwise for c in found[-1]):  # of a depthwise convolution that strides
             found[-2:] = [found[-2] + found[-1]]
-        if last or len(found) == 4 != len(blocks):
-            blocks = found
-    return blocks
+        return found
+
+    ending, beginning = blocks(ending=True), blocks(ending=False)
+    return beginning if len(beginning) == 4 != len(ending) else ending
 
 
 def block_sizes(block: Sequence[Convolution]) -> str:
