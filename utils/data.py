@@ -202,9 +202,9 @@ class ImageData:
 
     @cached_property
     def digest(self) -> str:
-        """Stands for all images, labels and class names: data with another digest are other data.
+        """A hash of all images, labels and class names, and before it, up to a colon, what decodes JPEG here.
 
-        Before its colon is what decodes JPEG: another one may round pixels otherwise.
+        Digests of two decoders are not to be compared: they may round the same pictures differently.
         """
         content = hashlib.sha256(repr(self.classes).encode())
         for split in (self.train, self.test):

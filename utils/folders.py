@@ -42,8 +42,8 @@ def new_folder(wish: str | Path) -> Path:
 
 
 def newest_folder(wish: str | Path) -> Path:
-    """The folder before that one: of the run to resume. `wish` itself if it holds no run."""
-    return ([Path(wish), *takewhile(is_taken, numbered(Path(wish)))])[-1]
+    """The last of `wish`, `wish-2`, `wish-3`, ... that holds a run, to resume it; `wish` if none does."""
+    return [Path(wish), *takewhile(is_taken, numbered(Path(wish)))][-1]
 
 
 def numbered(wish: Path) -> Iterator[Path]:

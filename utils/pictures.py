@@ -219,7 +219,11 @@ def _picture_files(folder: Path) -> list[os.DirEntry]:
 
 
 def _size_and_times(file: os.DirEntry) -> tuple[int, int, int]:
-    """Of a picture; to open a pipe, say, would be to wait for ever."""
+    """Size, modification time and change time of a picture's file.
+
+    Raises:
+        InputError: it is too large, or no regular file: reading a pipe, say, would never end.
+    """
     info = file.stat()
     if not stat.S_ISREG(info.st_mode):
         raise InputError(f"{file.path} has a picture's name, but is no file; remove it")

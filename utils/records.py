@@ -1,4 +1,4 @@
-"""What a run is, and what is kept of it in run.json: is a record or a checkpoint that of the run at hand?"""
+"""The identity of a run: what decides whether a run.json or a checkpoint belongs to the run at hand."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NEWER = {"network": "it computes something else now", "content": "pixels, labels
 
 
 def identity(model: nn.Module, recipe: Recipe, data: ImageData, seed: int, policy: A.Compose | None = None) -> dict:
-    """What a run is: two with the same identity do the same."""
+    """All that decides what a run computes: two runs with the same identity compute the same."""
     return {
         "model": model_name(model),
         "model_arguments": model_arguments(model),

@@ -73,6 +73,7 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def _reader(path: Path, cache: Path, progress: bool) -> Callable[[], Arrays] | None:
+    """The function that reads what is at `path`, with its arguments; None if that is not recognised."""
     if path.is_file():
         return partial(_read_archive, path, cache)
     if (path / CIFAR10.filename).is_file():

@@ -64,7 +64,7 @@ def effective_fields(
     Args:
         model: takes float32 (N, 3, H, W) like the split's images.
         split: the first `images` of it are used, normalised, not augmented.
-        names: dotted names of modules; by default as in `stages`.
+        names: dotted names of modules; by default as in `modules_to_show`.
 
     Raises:
         InputError: the network has no such module, or the module leaves no map.
@@ -74,7 +74,7 @@ def effective_fields(
         network = copied(model).cpu().float().eval().requires_grad_(False)
         with torch.no_grad():
             anatomy = Anatomy(record(network, torch.ones(1, *shape)), shape)
-        names = names or stages(network, shape)
+        names = names or modules_to_show(network, shape)
         outputs = outputs_of(network, names)
         gradients: dict[str, Tensor] = {}
         chosen = split.images[:images].cpu()
@@ -105,10 +105,11 @@ def outputs_of(network: nn.Module, names: Sequence[str]) -> dict[str, object]:
     return outputs
 
 
-def stages(network: nn.Module, shape: tuple[int, ...]) -> list[str]:
-    """The names of the network's children that leave a map; of an only child, or if none does, of their children.
+def modules_to_show(network: nn.Module, shape: tuple[int, ...]) -> list[str]:
+    """The names of the network's children whose output is a map.
 
-    Of more than 8, the last at each size of the map.
+    If there is one child only, or none returns a map, its or their children are looked at instead, and so on. Of more
+    than 8, the last one at each size of the map is taken.
 
     Args:
         network: a copy, which gets hooks.

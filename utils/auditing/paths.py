@@ -9,10 +9,11 @@ from utils.trace import IMAGE, Operation, Recorder
 
 
 def made_of(operations: Sequence[Operation], results: Iterable[int | None], ends: Container[int] = ()) -> set[int]:
-    """The operations that lead to some results, those of the results included; IMAGE and None are none.
+    """The operations that these results depend on, the results' own included.
 
     Args:
-        ends: operations that are not gone past, nor found.
+        results: indices into the trace; `IMAGE` and None are passed over.
+        ends: operations that are left out, with what only they depend on.
     """
     found: set[int] = set()
     waiting = list(results)
@@ -25,11 +26,12 @@ def made_of(operations: Sequence[Operation], results: Iterable[int | None], ends
 
 
 def last_maps(recorder: Recorder, found: Sequence, allowed: Container[int] | None = None) -> list[int]:
-    """Going back from the answer along every way: the first operations whose result has height and width.
+    """The operations that are met first, going back from the answer along every way, whose result is a map.
 
     Args:
-        found: of `layouts`; where the algebra could not follow, four axes, the last two above 1, are taken for a map.
-        allowed: the operations that may be answered, if not all.
+        found: what `layouts` returned; a result that the algebra could not follow counts as a map if it has four axes,
+            the last two longer than 1.
+        allowed: only these operations may be returned; None: all.
     """
     targets: set[int] = set()
     seen: set[int] = set()
