@@ -6,7 +6,6 @@ To add one: write a class like `Flip` below and enter it in `STEPS` at the end.
 from __future__ import annotations
 
 import functools
-from typing import Protocol
 
 import albumentations as A
 import cv2
@@ -33,40 +32,39 @@ class Dice:
         return low + (self.uniform(0, 1, k) * (high - low + 1)).floor()
 
 
-class Step(Protocol):
+class Step:
     """One transform: what is drawn for every image, and what that does to the images that are chosen."""
 
     p: float  # probability that an image is chosen
 
     def draw(self, dice: Dice, height: int, width: int) -> tuple[Tensor, ...]:
-        """Tensors whose first axis is the image."""
+        """The random numbers: tensors whose first axis is the image. Here none."""
+        return ()
 
     def change(self, images: Tensor, *drawn: Tensor) -> Tensor:
         """A new (N, C, H, W) of the same dtype (Normalize alone makes float32 of uint8)."""
+        raise NotImplementedError
 
 
-class Nothing:
+class Nothing(Step):
     """NoOp, and ToTensorV2: a batch already is a tensor, channels first."""
 
     def __init__(self, transform: A.NoOp | ToTensorV2):
         self.p = 0.0
 
 
-class Flip:
+class Flip(Step):
     """HorizontalFlip, VerticalFlip."""
 
     def __init__(self, flip: A.HorizontalFlip | A.VerticalFlip):
         self.p = flip.p
         self.axis = 3 if isinstance(flip, A.HorizontalFlip) else 2
 
-    def draw(self, dice: Dice, height: int, width: int) -> tuple[()]:
-        return ()
-
     def change(self, images: Tensor) -> Tensor:
         return images.flip(self.axis)
 
 
-class Affine:
+class Affine(Step):
     """Affine and ShiftScaleRotate: output = centre + shift + shear @ rotation @ scale @ (input - centre)."""
 
     def __init__(self, affine: A.Affine):
@@ -125,7 +123,7 @@ class Affine:
         return pixels.round_().to(torch.uint8) if images.dtype == torch.uint8 else pixels
 
 
-class Pad:
+class Pad(Step):
     """Pad: the same number of pixels is added to every image."""
 
     def __init__(self, pad: A.Pad):
@@ -138,15 +136,12 @@ class Pad:
         self.left, self.top, self.right, self.bottom = sizes * (4 // len(sizes))
         self.mode = PADDINGS[pad.border_mode]
 
-    def draw(self, dice: Dice, height: int, width: int) -> tuple[()]:
-        return ()
-
     def change(self, images: Tensor) -> Tensor:
         sides = (self.left, self.right, self.top, self.bottom)
         return F.pad(images.float(), sides, self.mode).to(images.dtype)  # torch pads no uint8
 
 
-class Crop:
+class Crop(Step):
     """RandomCrop: every place is equally likely."""
 
     def __init__(self, crop: A.RandomCrop):
@@ -170,7 +165,7 @@ class Crop:
         return cut.gather(3, columns[:, None, None, :].expand(*cut.shape[:3], -1))
 
 
-class Holes:
+class Holes(Step):
     """CoarseDropout: every hole lies wholly inside the image, all places being equally likely."""
 
     def __init__(self, dropout: A.CoarseDropout):
@@ -211,7 +206,7 @@ class Holes:
         return images * ~hole + fill * hole  # 5 times as fast as torch.where on a CPU
 
 
-class Colors:
+class Colors(Step):
     """ColorJitter: brightness, contrast, saturation and hue, one after the other, in an order drawn for each image.
 
     Each of the first three moves a pixel away from a grey, or towards it: from black, from the mean grey of the image,
@@ -245,7 +240,7 @@ class Colors:
         return images
 
 
-class Normalize:
+class Normalize(Step):
     """Normalize of the "standard" kind: (pixel - mean) / std, with mean and std in pixel units."""
 
     def __init__(self, normalize: A.Normalize):
@@ -254,9 +249,6 @@ class Normalize:
         self.p = 1.0
         self.mean = per_channel(normalize.mean_np.tolist())
         self.scale = per_channel(normalize.denominator.tolist())
-
-    def draw(self, dice: Dice, height: int, width: int) -> tuple[()]:
-        return ()
 
     def change(self, images: Tensor) -> Tensor:
         mean = constant(self.mean, torch.float32, images.device)
@@ -318,7 +310,7 @@ BORDERS = {
 }
 PADDINGS = {cv2.BORDER_REPLICATE: "replicate", cv2.BORDER_REFLECT_101: "reflect"}  # those of torch's pad
 
-STEPS: dict[type, type] = {
+STEPS: dict[type, type[Step]] = {
     A.HorizontalFlip: Flip,
     A.VerticalFlip: Flip,
     A.Affine: Affine,
