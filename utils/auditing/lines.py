@@ -112,11 +112,7 @@ def shortest(step: int, spans: list[tuple[float, float]]) -> Line:
 
 def window(kernel: int, stride: int = 1, dilation: int = 1, padding: int = 0) -> dict:
     """The arguments of `Line.through` for a convolution or a pool."""
-    return {
-        "taps": lambda o: [o * stride - padding + dilation * t for t in range(kernel)],
-        "outputs": 1,
-        "inputs": stride,
-    }
+    return {"taps": lambda o: [o * stride - padding + dilation * t for t in range(kernel)], "inputs": stride}
 
 
 def transposed_window(kernel: int, stride: int = 1, dilation: int = 1, padding: int = 0) -> dict:
@@ -126,7 +122,7 @@ def transposed_window(kernel: int, stride: int = 1, dilation: int = 1, padding: 
         places = [o + padding - dilation * t for t in range(kernel)]
         return [place // stride for place in places if place % stride == 0]
 
-    return {"taps": taps, "outputs": stride, "inputs": 1}
+    return {"taps": taps, "outputs": stride}
 
 
 def adaptive_window(inputs: int, outputs: int) -> dict:

@@ -58,7 +58,7 @@ def layouts(operations: Sequence[Operation], image_shape: Sequence[int]) -> list
         try:
             rule = find_rule(operation.function)
             result = rule(operation, look_up)
-            results = result if isinstance(result, list) else [result] * max(1, len(operation.shapes))
+            results = result if isinstance(result, list) else [result] * len(operation.shapes)
             known.append([fitted(r, shape) for r, shape in zip(results, operation.shapes, strict=True)])
         except Unfollowed as reason:
             known.append(reason)

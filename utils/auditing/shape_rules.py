@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
+from itertools import accumulate
 
 from utils.auditing.layouts import (
     Axis,
@@ -152,24 +153,23 @@ def selected(operation: Operation, look: Look) -> Layout:
     """One position of an axis, which is gone."""
     layout = first(operation, look)
     number = operation.arguments["dim"] % len(layout.axes)
-    index = operation.arguments["index"] % size_of(layout.axes[number])
-    one = moved(layout, number, 1, taps=lambda o: [index + o])
+    return at_position(layout, number, operation.arguments["index"] % size_of(layout.axes[number]), operation)
+
+
+def at_position(layout: Layout, number: int, position: int, operation: Operation) -> Layout:
+    """What lies at one position along an axis, without that axis."""
+    one = moved(layout, number, 1, taps=lambda o: [position + o])
     return one.blurred([number], operation.index).without([number])
 
 
 def split(operation: Operation, look: Look) -> list[Layout]:
     layout = first(operation, look)
     number = argument(operation, "dim", 0) % len(layout.axes)
-    pieces, start = [], 0
-    for shape in operation.shapes:
-        if operation.function == "unbind":
-            index = len(pieces)
-            one = moved(layout, number, 1, taps=lambda o, index=index: [index + o])
-            pieces.append(one.blurred([number], operation.index).without([number]))
-        else:
-            pieces.append(moved(layout, number, shape[number], taps=lambda o, start=start: [start + o]))
-            start += shape[number]
-    return pieces
+    if operation.function == "unbind":
+        return [at_position(layout, number, position, operation) for position in range(len(operation.shapes))]
+    sizes = [shape[number] for shape in operation.shapes]
+    starts = accumulate(sizes, initial=0)
+    return [moved(layout, number, n, taps=lambda o, at=at: [at + o]) for n, at in zip(sizes, starts, strict=False)]
 
 
 def stacked(operation: Operation, look: Look) -> Layout:

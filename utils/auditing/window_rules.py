@@ -122,8 +122,7 @@ def rolled(operation: Operation, look: Look) -> Layout:
     layout = first(operation, look)
     shifts = operation.arguments["shifts"]
     for shift, number in zip(shifts, dimensions(operation, len(layout.axes), "dims"), strict=True):
-        number_size = size_of(layout.axes[number])
-        layout = moved(layout, number, number_size, taps=lambda o, shift=shift: [o - shift])
+        layout = moved(layout, number, operation.shape[number], taps=lambda o, shift=shift: [o - shift])
     return layout
 
 
