@@ -14,12 +14,13 @@ from utils.data import Split
 DPI = 110
 
 
-def image_grid(rows: int, columns: int, cell: float = 0.95):
+def image_grid(rows: int, columns: int, cell: float = 0.95, frames: bool = True):
     """A figure and an array (rows, columns) of axes without ticks; `cell` is the side of one in inches."""
     figure = Figure(figsize=(columns * cell + 1, rows * cell + 0.6), dpi=DPI, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
+        axis.axis("on" if frames else "off")
     return figure, axes
 
 

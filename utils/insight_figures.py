@@ -21,9 +21,7 @@ def attention(model: nn.Module, result: Evaluation, count: int = 6) -> Figure:
     rows = [("right: the picture", right, None), ("what spoke for the answer", right, result.predictions)]
     rows += [("wrong: the picture", wrong, None), ("what spoke for the answer", wrong, result.predictions)]
     rows += [("what spoke for the truth", wrong, result.labels)]
-    figure, axes = image_grid(len(rows), count, cell=1.3)
-    for axis in axes.flat:
-        axis.axis("off")
+    figure, axes = image_grid(len(rows), count, cell=1.3, frames=False)
     for line, (title, indices, classes) in zip(axes, rows, strict=True):
         line[0].set_title(title, fontsize=8, loc="left", y=1.17)
         if not len(indices):
@@ -84,9 +82,7 @@ def robustness(results: dict[str, Evaluation]) -> Figure:
 def frequent_mistakes(result: Evaluation, pairs: int = 4, examples: int = 6) -> Figure:
     """The most frequent confusions, one a row, with the most confident examples of each."""
     found = confusion_pairs(result, pairs)
-    figure, axes = image_grid(max(1, len(found)), examples, cell=1.1)
-    for axis in axes.flat:
-        axis.axis("off")
+    figure, axes = image_grid(max(1, len(found)), examples, cell=1.1, frames=False)
     names = list(result.split.classes)
     mistakes = result.mistakes()
     for line, (truth, answer, images) in zip(axes, found, strict=False):

@@ -130,9 +130,7 @@ def mistakes(result: Evaluation, count: int = 20) -> Figure:
     """The `count` most confidently wrong answers, each with its probability and what the image is."""
     worst = result.mistakes(count).tolist()
     columns = 5
-    figure, axes = image_grid(max(1, -(-len(worst) // columns)), columns, cell=1.55)
-    for axis in axes.flat:
-        axis.axis("off")
+    figure, axes = image_grid(max(1, -(-len(worst) // columns)), columns, cell=1.55, frames=False)
     for axis, index in zip(axes.flat, worst, strict=False):
         axis.imshow(pixels(result.split.images[index]))
         answer, truth = result.predictions[index], result.labels[index]
