@@ -9,10 +9,13 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from pprint import pformat
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
+
+from utils import RECIPES
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -65,6 +68,12 @@ def test_the_stored_run_was_on_cifar10_and_says_on_which_copy():
     main = nbformat.read(ROOT / "notebooks" / "S7.ipynb", as_version=4)
     line = load_script("run").last_line(main)
     assert re.search(r"% of 10,000 test images .* Data: CIFAR-10", line)
+
+
+def test_the_stored_run_shows_the_recipe_with_all_of_its_fields():
+    main = nbformat.read(ROOT / "notebooks" / "S7.ipynb", as_version=4)
+    printed = "".join(o.text for cell in code_cells(main) for o in cell.outputs if o.output_type == "stream")
+    assert pformat(RECIPES["fast"]) in printed
 
 
 def test_the_address_is_the_same_everywhere():
