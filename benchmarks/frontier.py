@@ -39,7 +39,7 @@ from utils.repeat import finished_seeds, repeat
 from utils.tables import as_csv, as_table
 
 MODELS = {"s7": "fast", "s7_max": "strong", "s7_mirror": "strong"}  # each with the recipe that it was made for
-WIDTHS = (0.375, 0.48, 0.75, 1.0)  # from about 25,000 to 200,000 parameters
+WIDTHS = (0.375, 0.48, 0.75, 1.0)  # from about 28,000 to 200,000 parameters
 # Network, recipe and width: too long for all widths.
 BESIDES = (("s7_max", "record", 1.0), ("s7_mirror", "record", 1.0))
 COLUMNS = ("name", "parameters", "test_accuracy", "deviation", "seeds", "test_evaluations", "data", "how")

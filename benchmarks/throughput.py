@@ -5,8 +5,8 @@
 
 Prints images per second of every stage, next to ceilings measured in the same run: large matrix products in bfloat16
 and float32, copies of memory. Then the share of those that the training step reaches, counting the multiply-adds of
-convolutions only, and the assignment's policy on whole batches against the same Albumentations Compose image by
-image. Medians over rounds in which every stage takes its turn. Writes images/throughput.png.
+convolutions and linear layers only, and the assignment's policy on whole batches against the same Albumentations
+Compose image by image. Medians over rounds in which every stage takes its turn. Writes images/throughput.png.
 """
 
 from __future__ import annotations
