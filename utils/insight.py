@@ -1,6 +1,6 @@
 """What trained weights see, what they take for what, how sure they are, and what disturbs them.
 
-The last section of the notebook shows it. Nothing here trains, and nothing changes the network.
+The notebook's section 10 shows it. Nothing here trains, and nothing changes the network.
 """
 
 from __future__ import annotations
