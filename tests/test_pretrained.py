@@ -11,7 +11,7 @@ import torch
 from benchmarks import ship
 from utils.checkpoint import load_checkpoint, load_model
 from utils.data import JPEG_COPY, ImageData, load_cifar10
-from utils.engine import fit, origin
+from utils.engine import first_weights, fit
 from utils.errors import InputError
 from utils.evaluation import evaluate
 from utils.models import build_model, pretrained
@@ -71,7 +71,7 @@ def test_true_stands_for_the_most_accurate_and_a_name_for_itself(two_weights):
 def test_the_name_of_weights_stands_for_a_checkpoint(two_weights):
     model, record = load_model("s7-short")
     assert not model.training
-    assert origin(model) == "s7-short"
+    assert first_weights(model) == "s7-short"
     assert record["classes"] == ["a", "b"]
     assert record["std"] == [0.25] * 3
     assert json.loads((two_weights / "s7-short.json").read_text())["data"] == record["data"]
