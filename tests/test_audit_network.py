@@ -533,6 +533,18 @@ def test_buffers_do_not_count_and_unused_modules_do():
     assert parameters(network) == (6 + 84 + 40, 6 + 84 + 40)
 
 
+def stacked_by_hand(self, x):
+    out = torch.zeros(x.size(0), 200, x.size(2), x.size(3), dtype=x.dtype)
+    out[:, :100], out[:, 100:] = self.a(x), self.b(x)
+    return self.c(out)
+
+
+def test_maps_that_are_written_into_tensors_are_no_weights():
+    wide = {"a": conv(outputs=100), "b": conv(outputs=100), "c": conv(1, 200)}
+    assert audit(Net(stacked_by_hand, **wide))["params"].measured == f"{2 * 2800 + 603 + 40:,}"
+    assert audit(chain(conv(padding_mode="circular")))["params"].measured == f"{84 + 40}"
+
+
 def test_lazy_layers_count_with_the_sizes_that_an_image_gives_them():
     network = nn.Sequential(nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     report = audit(network)

@@ -253,6 +253,8 @@ class Recorder(TorchDispatchMode):
 
     def is_learned(self, value: Any) -> bool:
         """Whether it is a parameter, or depends on one or on the image."""
+        if isinstance(value, Tensor) and memory(value) in self.written:
+            return True
         return isinstance(value, nn.Parameter) or id(value) in self.sources or self.learned.get(id(value), False)
 
     def leave(self) -> None:
