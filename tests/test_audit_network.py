@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from trap_networks import Net, chain, conv, kernels
+from trap_networks import Net, chain, conv, kernels, spread
 
 from utils.audit import audit
 from utils.models import build_model
@@ -437,6 +437,11 @@ STRUCTURES = {
         chain(conv(), Filter(), nn.AvgPool2d(2), *blocks(HALF, HALF, HALF)),
         False,
         "pooling in 2",
+    ),
+    "an average that is spread over the map again": (
+        Net(lambda s, x: s.c(spread(s, x)), a=conv(), b=conv(inputs=6), c=nn.Sequential(*blocks(HALF, HALF, HALF))),
+        True,
+        "C1 32 > 16, C2 16 > 8, C3 8 > 4, C4 4",
     ),
     "interpolation": (
         chain(conv(), nn.Upsample(scale_factor=0.5), *blocks(HALF, HALF, HALF)),

@@ -138,6 +138,13 @@ def gate(self, x):
     return self.b(x * torch.sigmoid(self.mix(F.adaptive_avg_pool2d(x, 1))))
 
 
+def spread(self, x, align_corners=True):
+    x = self.a(x)
+    mean = F.adaptive_avg_pool2d(x, 1)
+    mean = F.interpolate(mean, x.shape[2:], mode="bilinear", align_corners=align_corners)
+    return self.b(torch.cat([x, mean], 1))
+
+
 def larger_of_neighbours(self, x):
     rows = torch.maximum(x[:, :, ::2], x[:, :, 1::2])
     return torch.maximum(rows[..., ::2], rows[..., 1::2])
@@ -343,6 +350,11 @@ FIELDS = {
     ),
     # what looks at everything besides
     "a gate over channels": (Net(gate, a=conv(), mix=conv(1), b=conv()), (5, 5)),
+    "an average that is spread over the map again": (
+        Net(lambda s, x: spread(s, x, align_corners=False), a=conv(), b=conv(31, inputs=6)),
+        (33, 33),  # 3 + 30: wider than the image
+    ),
+    "an average that is spread, corners aligned": (Net(spread, a=conv(), b=conv(inputs=6)), (5, 5)),
     "group norm": (chain(conv(), nn.GroupNorm(1, 3), nn.ReLU(), conv()), (5, 5)),
     "instance norm": (chain(conv(), nn.InstanceNorm2d(3), conv()), (5, 5)),
     "batch norm without memory": (chain(conv(), nn.BatchNorm2d(3, track_running_stats=False), conv()), (5, 5)),

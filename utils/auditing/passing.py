@@ -116,7 +116,10 @@ class Passing(TorchFunctionMode):
         return function(*args, **kwargs)
 
     def resized(self, number: int, name: str, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        """The arguments with the output size in the same proportion to the input as on the first run."""
+        """The arguments with the output size in the same proportion to the input as on the first run.
+
+        What is spread from one position, as after a global average, has no proportion: its size is the one asked for.
+        """
         key = "size" if name == "interpolate" else "output_size"
         size = args[1] if len(args) > 1 else kwargs.get(key)
         if size is None:
@@ -127,7 +130,8 @@ class Passing(TorchFunctionMode):
         if not self.obey:
             self.sizes[number] = tuple(zip(size, now, strict=True))
         elif number in self.sizes:
-            size = tuple(s if s == 1 else n * s // o for (s, o), n in zip(self.sizes[number], now, strict=True))
+            before = zip(size, self.sizes[number], now, strict=True)
+            size = tuple(1 if s == 1 else asked if o == 1 else n * s // o for asked, (s, o), n in before)
         return args[:1] + args[2:], kwargs | {key: size}
 
 

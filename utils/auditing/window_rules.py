@@ -75,7 +75,7 @@ def adaptive_pool(operation: Operation, look: Look) -> Layout:
 
 def upsampling(operation: Operation, look: Look) -> Layout:
     layout = first(operation, look)
-    if operation.arguments.get("align_corners"):
+    if operation.arguments.get("align_corners") and layout.strands:
         raise Unfollowed("with align_corners=True every position is at another distance from its neighbours")
     factors = argument(operation, "scale_factors", ())
     for i, number in enumerate(range(2, len(layout.axes))):
