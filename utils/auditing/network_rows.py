@@ -205,11 +205,12 @@ def params_row(
 def torchsummary_total(model: nn.Module, shape: Sequence[int]) -> int | None:
     """The total that torchsummary would print: weight and bias of each module, as often as it is called.
 
-    None if the model does not run again.
+    None if the model does not run again, or has parts from torch.jit, which take no hooks.
     """
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        return None
     counts: list[int] = []
-    # torchsummary passes over the first two, and torch takes no hooks on the last.
-    containers = (nn.Sequential, nn.ModuleList, torch.jit.ScriptModule)
+    containers = (nn.Sequential, nn.ModuleList)  # which torchsummary passes over
     modules = [module for module in model.modules() if module is not model and not isinstance(module, containers)]
 
     def count(module: nn.Module, inputs, output) -> None:
