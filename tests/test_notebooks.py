@@ -15,7 +15,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from utils import RECIPES
+from utils import RECIPES, plots
+from utils.history import FIELDS, history_csv
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -36,6 +37,13 @@ def notebook(request):
 
 def code_cells(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def source_with(text: str) -> str:
+    """The source of the one code cell of S7.ipynb that has this text."""
+    main = nbformat.read(ROOT / "notebooks" / "S7.ipynb", as_version=4)
+    (source,) = [cell.source for cell in code_cells(main) if text in cell.source]
+    return source
 
 
 def test_the_stored_outputs_come_from_one_run_from_top_to_bottom(notebook):
@@ -167,3 +175,10 @@ def test_a_notebook_that_fails_is_kept_as_far_as_it_came(tmp_path):
 def test_it_holds_no_secret_and_asks_for_none(notebook):
     text = "\n".join(cell.source for cell in notebook.cells)
     assert not re.search(r"getpass|password|passwd|api.?key|token|secret|userdata|input\(", text, re.IGNORECASE)
+
+
+def test_a_run_of_one_epoch_is_drawn(tmp_path, tiny, recipe, network):
+    (tmp_path / "history.csv").write_text(history_csv([dict.fromkeys(FIELDS, 1)]))
+    names = {"folder": tmp_path, "plots": plots, "model": network, "recipe": recipe, "data": tiny}
+    exec(source_with("plots.curves"), names)
+    assert len(names["figure"].axes) == 3
