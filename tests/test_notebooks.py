@@ -182,3 +182,9 @@ def test_a_run_of_one_epoch_is_drawn(tmp_path, tiny, recipe, network):
     names = {"folder": tmp_path, "plots": plots, "model": network, "recipe": recipe, "data": tiny}
     exec(source_with("plots.curves"), names)
     assert len(names["figure"].axes) == 3
+
+
+def test_the_fields_of_a_network_of_other_than_four_parts_are_drawn(tiny, network):
+    names = {"plots": plots, "model": network, "data": tiny}
+    exec(source_with("plots.receptive_field"), names)
+    assert len(names["figure"].axes) == 2 * 3
