@@ -13,9 +13,13 @@ from pprint import pformat
 
 import nbformat
 import pytest
+import torch
 from nbclient import NotebookClient
 
 from utils import RECIPES, plots
+from utils import plots
+from utils.data import Split
+from utils.evaluation import Evaluation
 from utils.history import FIELDS, history_csv
 
 ROOT = Path(__file__).parent.parent
@@ -188,3 +192,11 @@ def test_the_fields_of_a_network_of_other_than_four_parts_are_drawn(tiny, networ
     names = {"plots": plots, "model": network, "data": tiny}
     exec(source_with("plots.receptive_field"), names)
     assert len(names["figure"].axes) == 2 * 3
+
+
+def test_all_mistakes_are_counted_where_there_are_more_than_ten_classes():
+    truth, answer = torch.cartesian_prod(torch.arange(12), torch.arange(12)).unbind(1)
+    images, half = torch.zeros(144, 3, 32, 32, dtype=torch.uint8), (0.5, 0.5, 0.5)
+    split = Split(images, truth, tuple("abcdefghijkl"), half, half, "test", "letters", "made by the tests")
+    answers = Evaluation(split, torch.eye(12)[answer], loss=0.0)
+    exec(source_with("confusion_pairs(answers, "), {"plots": plots, "answers": answers})
