@@ -10,6 +10,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 from pprint import pformat
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -18,6 +19,7 @@ from nbclient import NotebookClient
 
 from utils import RECIPES, plots
 from utils import plots
+from utils.auditing.requirement import row
 from utils.data import Split
 from utils.evaluation import Evaluation
 from utils.history import FIELDS, history_csv
@@ -200,3 +202,10 @@ def test_all_mistakes_are_counted_where_there_are_more_than_ten_classes():
     split = Split(images, truth, tuple("abcdefghijkl"), half, half, "test", "letters", "made by the tests")
     answers = Evaluation(split, torch.eye(12)[answer], loss=0.0)
     exec(source_with("confusion_pairs(answers, "), {"plots": plots, "answers": answers})
+
+
+def test_the_verdict_is_on_the_network_that_was_trained(tiny):
+    early, late = (SimpleNamespace(requirements=[row("params", "", passed)]) for passed in (True, False))
+    names = {"report": early, "final": late, "data": tiny, "result": SimpleNamespace(total=len(tiny.test))}
+    with pytest.raises(AssertionError):
+        exec(source_with("verdict = "), names | {"history": [{"test_accuracy": 90.0}], "bar": 85.0})
