@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from pprint import pformat
@@ -19,8 +20,9 @@ from nbclient import NotebookClient
 
 from utils import RECIPES, plots
 from utils import plots
+from utils.arrays import CIFAR10_CLASSES
 from utils.auditing.requirement import row
-from utils.data import Split
+from utils.data import ImageData, Split
 from utils.evaluation import Evaluation
 from utils.history import FIELDS, history_csv
 
@@ -209,3 +211,19 @@ def test_the_verdict_is_on_the_network_that_was_trained(tiny):
     names = {"report": early, "final": late, "data": tiny, "result": SimpleNamespace(total=len(tiny.test))}
     with pytest.raises(AssertionError):
         exec(source_with("verdict = "), names | {"history": [{"test_accuracy": 90.0}], "bar": 85.0})
+
+
+def test_a_part_of_cifar10_has_its_recipe(tiny, monkeypatch):
+    part = ImageData(*(replace(split, classes=CIFAR10_CLASSES) for split in (tiny.train, tiny.test)))
+    for data, name in ((part.hold_out(30), "fast"), (tiny, "digits")):
+        monkeypatch.setattr("utils.load_cifar10", lambda data=data: data)
+        names = {}
+        exec(source_with("SEED = "), names)
+        assert (names["recipe"].name, names["judged"].name) == (name, "fast")
+
+
+def test_the_last_line_names_the_images(tiny, capsys):
+    record = {"test_accuracy": 90.0, "epoch": 1, "seconds": 2.0}
+    names = {"history": [record], "result": SimpleNamespace(total=30), "data": tiny.hold_out(30), "bar": 85.0}
+    exec(source_with("last = history"), names)
+    assert "90.00 % of 30 validation images" in capsys.readouterr().out
