@@ -20,6 +20,7 @@ from nbclient import NotebookClient
 
 from utils import RECIPES, plots
 from utils import plots
+from utils import build_model, plots
 from utils.arrays import CIFAR10_CLASSES
 from utils.auditing.requirement import row
 from utils.data import ImageData, Split
@@ -227,3 +228,10 @@ def test_the_last_line_names_the_images(tiny, capsys):
     names = {"history": [record], "result": SimpleNamespace(total=30), "data": tiny.hold_out(30), "bar": 85.0}
     exec(source_with("last = history"), names)
     assert "90.00 % of 30 validation images" in capsys.readouterr().out
+
+
+def test_the_summary_leaves_the_network_as_it_is(tiny):
+    names = {"SEED": 3, "data": tiny}
+    exec(source_with("summary("), names)
+    new = build_model("s7", seed=3, classes=3).state_dict()
+    assert all(torch.equal(tensor, new[key]) for key, tensor in names["model"].state_dict().items())
