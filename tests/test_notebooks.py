@@ -235,3 +235,12 @@ def test_the_summary_leaves_the_network_as_it_is(tiny):
     exec(source_with("summary("), names)
     new = build_model("s7", seed=3, classes=3).state_dict()
     assert all(torch.equal(tensor, new[key]) for key, tensor in names["model"].state_dict().items())
+
+
+def test_the_training_is_on_the_device_that_the_setup_names(tiny, recipe, network, tmp_path, monkeypatch):
+    given = {}
+    monkeypatch.setenv("S7_RUNS", str(tmp_path))
+    monkeypatch.setattr("utils.fit", lambda *_, **keywords: given.update(keywords) or [{}] * recipe.epochs)
+    names = {"model": network, "data": tiny, "recipe": recipe, "SEED": 0, "device": torch.device("mps")}
+    exec(source_with("fit(trained"), names)
+    assert given["device"] == "mps"
