@@ -9,18 +9,29 @@ executed notebook also replaces the one it came from: that is how the outputs st
 from __future__ import annotations
 
 import argparse
+import asyncio
+import signal
 import sys
 from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 
 
 class LoudClient(NotebookClient):
-    """Shows on the terminal what the cells print, progress bars included."""
+    """Shows on the terminal what the cells print, progress bars included; Ctrl-C stops the cell, as the stop button."""
+
+    async def async_start_new_kernel_client(self):
+        client = await super().async_start_new_kernel_client()
+        # nbclient would end the kernel, and a training could not save where it is.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, self.interrupt)
+        return client
+
+    def interrupt(self) -> None:
+        self.interruption = asyncio.ensure_future(self.km.interrupt_kernel())
 
     def process_message(self, msg: dict, cell: NotebookNode, cell_index: int):
         if msg["msg_type"] == "stream":
@@ -32,7 +43,8 @@ def run(path: Path, out: Path) -> NotebookNode:
     """Executes the notebook at `path` in its own folder; writes it, as far as it came, and its page into `out`.
 
     Raises:
-        CellExecutionError: a cell failed; what ran before it is in `out`.
+        CellExecutionError: a cell failed, or was stopped by Ctrl-C; what ran before it is in `out`.
+        DeadKernelError: its process died, as where memory runs out; the same.
     """
     notebook = nbformat.read(path, as_version=4)
     client = LoudClient(
@@ -68,10 +80,12 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         notebook = run(arguments.notebook, arguments.out)
-    except CellExecutionError as error:
-        print(f"\n{arguments.notebook} failed: {error.ename}: {error.evalue}", file=sys.stderr)
+    except (CellExecutionError, DeadKernelError) as error:
+        stopped = getattr(error, "ename", "") == "KeyboardInterrupt"
+        reason = f"{error.ename}: {error.evalue}" if isinstance(error, CellExecutionError) else error
+        print(f"\n{arguments.notebook} {'was stopped' if stopped else f'failed: {reason}'}", file=sys.stderr)
         print(f"As far as it came: {arguments.out / arguments.notebook.name}", file=sys.stderr)
-        return 1
+        return 130 if stopped else 1
     except KeyboardInterrupt:
         return 130
     if arguments.keep:

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -179,6 +180,37 @@ def test_a_notebook_that_fails_is_kept_as_far_as_it_came(tmp_path):
     kept = nbformat.read(tmp_path / "broken.ipynb", as_version=4)
     assert kept.cells[0].outputs[0].text == "first\n"
     assert (tmp_path / "broken.html").is_file()
+
+
+def test_a_notebook_whose_kernel_dies_is_kept_as_far_as_it_came(tmp_path):
+    cells = [nbformat.v4.new_code_cell(source) for source in ("print('first')", "import os; os.kill(os.getpid(), 9)")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "dying.ipynb")
+    command = [
+        sys.executable,
+        str(ROOT / "notebooks" / "run.py"),
+        str(tmp_path / "dying.ipynb"),
+        "--out",
+        str(tmp_path),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "dying.ipynb failed: Kernel died" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert nbformat.read(tmp_path / "dying.ipynb", as_version=4).cells[0].outputs[0].text == "first\n"
+
+
+def test_ctrl_c_stops_the_cell_that_runs_and_lets_it_save(tmp_path):
+    source = "import time\ntry:\n    print('begun')\n    time.sleep(60)\nfinally:\n    print('saved')"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)]), tmp_path / "long.ipynb")
+    command = [sys.executable, str(ROOT / "notebooks" / "run.py"), str(tmp_path / "long.ipynb"), "--out", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout.readline() == "begun\n"
+        running.send_signal(signal.SIGINT)
+        printed, said = running.communicate()
+    assert running.returncode == 130
+    assert printed == "saved\n"
+    assert "long.ipynb was stopped" in said
+    assert "Traceback" not in said
 
 
 def test_it_holds_no_secret_and_asks_for_none(notebook):
