@@ -19,9 +19,7 @@ import pytest
 import torch
 from nbclient import NotebookClient
 
-from utils import RECIPES, plots
-from utils import plots
-from utils import build_model, plots
+from utils import RECIPES, build_model, plots
 from utils.arrays import CIFAR10_CLASSES
 from utils.auditing.requirement import row
 from utils.data import ImageData, Split
