@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -222,6 +223,15 @@ def test_the_newest_folder_is_that_of_the_last_run(run, tiny, recipe, tmp_path):
     assert newest_folder(run[0]) == run[0]
     fit(tiny_network(), tiny, recipe, out=new_folder(run[0]))
     assert newest_folder(run[0]) == tmp_path / "run-2"
+
+
+def test_a_run_that_was_deleted_does_not_change_which_is_the_newest(run, tmp_path):
+    for name in ("run-3", "run-10"):
+        shutil.copytree(run[0], tmp_path / name)
+    (tmp_path / "run-old").mkdir()
+    shutil.rmtree(run[0])
+    assert newest_folder(run[0]) == tmp_path / "run-10"
+    assert new_folder(run[0]) == tmp_path / "run-11"
 
 
 def test_resuming_a_finished_run_changes_nothing(run, tiny, recipe):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import glob
 import os
-from collections.abc import Iterator
-from itertools import chain, count, takewhile
 from pathlib import Path
 
 from utils.checkpoint import BEFORE, BEST, LAST
@@ -37,15 +36,24 @@ def is_taken(folder: Path) -> bool:
 
 
 def new_folder(wish: str | Path) -> Path:
-    """The first of `wish`, `wish-2`, `wish-3`, ... that holds no run yet, so that none is overwritten."""
-    return next(folder for folder in numbered(Path(wish)) if not is_taken(folder))
+    """The first of `wish`, `wish-2`, `wish-3`, ... after which none holds a run, so that no run is overwritten."""
+    taken = taken_numbers(Path(wish))
+    return numbered(Path(wish), taken[-1] + 1 if taken else 1)
 
 
 def newest_folder(wish: str | Path) -> Path:
     """The last of `wish`, `wish-2`, `wish-3`, ... that holds a run, to resume it; `wish` if none does."""
-    return [Path(wish), *takewhile(is_taken, numbered(Path(wish)))][-1]
+    taken = taken_numbers(Path(wish))
+    return numbered(Path(wish), taken[-1] if taken else 1)
 
 
-def numbered(wish: Path) -> Iterator[Path]:
-    """`wish`, `wish-2`, `wish-3` and so on."""
-    return chain([wish], (wish.with_name(f"{wish.name}-{number}") for number in count(2)))
+def numbered(wish: Path, number: int) -> Path:
+    """`wish` for 1, then `wish-2`, `wish-3` and so on."""
+    return wish if number == 1 else wish.with_name(f"{wish.name}-{number}")
+
+
+def taken_numbers(wish: Path) -> list[int]:
+    """The numbers of those that hold a run, in order. Others may be missing between them."""
+    endings = [path.name.removeprefix(f"{wish.name}-") for path in wish.parent.glob(f"{glob.escape(wish.name)}-*")]
+    numbers = {1, *(int(ending) for ending in endings if ending.isdecimal())}
+    return sorted(number for number in numbers if is_taken(numbered(wish, number)))
