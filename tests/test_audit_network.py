@@ -376,6 +376,7 @@ def thinned_and_convolved(self, x):
 
 HALF = {"stride": 2}
 SHORTER = {"dilation": 4, "padding": 0}
+MIRRORED = {"dilation": 4, "padding_mode": "reflect"}
 
 
 def blocks(*reducing, at_end=True) -> list[nn.Module]:
@@ -389,6 +390,16 @@ def blocks(*reducing, at_end=True) -> list[nn.Module]:
 STRUCTURES = {
     "strides at the end": (chain(*blocks(HALF, HALF, HALF)), True, "C1 32 > 16, C2 16 > 8, C3 8 > 4, C4 4"),
     "dilated, not padded": (chain(*blocks(SHORTER, SHORTER, SHORTER)), True, "C1 32 > 24, C2 24 > 16, C3 16 > 8, C4 8"),
+    "dilated, not padded, beside dilated and padded by reflection": (
+        chain(*blocks(MIRRORED, SHORTER, SHORTER, SHORTER, MIRRORED)),
+        True,
+        "C1 32 > 24, C2 24 > 16, C3 16 > 8, C4 8",
+    ),
+    "padded by layers of their own": (
+        chain(conv(), *[layer for _ in range(3) for layer in (nn.ZeroPad2d(1), conv(stride=2, padding=0), conv())]),
+        True,
+        "C1 32 > 16, C2 16 > 8, C3 8 > 4, C4 4",
+    ),
     "a last block that reduces too": (
         chain(*blocks(HALF, HALF, HALF)[:-1], conv(stride=2)),
         True,
@@ -404,6 +415,7 @@ STRUCTURES = {
     "three": (chain(*blocks(HALF, HALF)), False, "3 blocks"),
     "five": (chain(*blocks(HALF, HALF, HALF, HALF)), False, "5 blocks"),
     "one": (chain(conv()), False, "1 block "),
+    "dilated, padded by reflection": (chain(*blocks(MIRRORED, MIRRORED, MIRRORED)), False, "1 block (C1 32)"),
     "unpadded, not dilated, not strided": (chain(conv(padding=0), conv(padding=0), conv(padding=0)), False, "1 block"),
     "max-pooling between": (chain(*blocks(HALF, HALF, HALF)[:-1], nn.MaxPool2d(2), conv()), False, "pooling in 9"),
     "average pooling between": (chain(conv(), nn.AvgPool2d(2), *blocks(HALF, HALF, HALF)), False, "pooling in 1"),

@@ -16,6 +16,7 @@ from utils.trace import IMAGE, Operand, Operation, Recorder, operands
 
 AVERAGES = ("mean", "avg_pool2d", "adaptive_avg_pool2d", "_adaptive_avg_pool2d")
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "linear")
+PADDINGS = ("constant_pad_nd", "reflection_pad2d", "replication_pad2d")
 
 
 class Anatomy:
@@ -123,10 +124,17 @@ class Anatomy:
 
     def reduces(self, convolution: Convolution) -> bool:
         """Whether it makes the map smaller by its stride, or by its dilation without padding."""
-        before = convolution.operation.arguments["input"].shape[2:]
         after = convolution.operation.shape[2:]
-        smaller = any(a < b for a, b in zip(after, before, strict=True))
+        smaller = any(a < b for a, b in zip(after, self.size_before(convolution), strict=True))
         return smaller and (convolution.is_strided or convolution.is_dilated)
+
+    def size_before(self, convolution: Convolution) -> tuple[int, ...]:
+        """Height and width of the map that it works on, without padding that is an operation of its own."""
+        operand = convolution.operation.arguments["input"]
+        padded = operand.shape[-2:]
+        while operand.source not in (None, IMAGE) and self.operations[operand.source].function in PADDINGS:
+            operand = first_operand(self.operations[operand.source])
+        return tuple(map(min, operand.shape[-2:], padded))
 
     def is_shortcut(self, operation: Operation) -> bool:
         """Whether an operation that reduces a map is a shortcut around a reducing convolution, whose map it joins next.

@@ -26,7 +26,7 @@ def structure_row(anatomy: Anatomy) -> Requirement:
     if strided and len(blocks) != 4 == len(blocks_by(anatomy, strided)):
         reducing, blocks = strided, blocks_by(anatomy, strided)
     faults = list(structure_faults(anatomy, len(blocks)))
-    text = ", ".join(f"C{i} {block_sizes(block)}" for i, block in enumerate(blocks, 1)) or "no convolution"
+    text = ", ".join(f"C{i} {block_sizes(anatomy, block)}" for i, block in enumerate(blocks, 1)) or "no convolution"
     measured = f"other: {'; '.join(faults)} ({text})" if faults else f"four blocks: {text}"
     return row("structure", measured, not faults, [c.name for c in reducing])
 
@@ -65,9 +65,9 @@ def blocks_by(anatomy: Anatomy, reducing: Sequence[Convolution]) -> list[list[Co
     return beginning if len(beginning) == 4 != len(ending) else ending
 
 
-def block_sizes(block: Sequence[Convolution]) -> str:
+def block_sizes(anatomy: Anatomy, block: Sequence[Convolution]) -> str:
     """The map's size in a block: "32 > 16", or "16" where it stays."""
-    before = max(tuple(c.operation.arguments["input"].shape[2:]) for c in block)
+    before = max(map(anatomy.size_before, block))
     after = min(tuple(c.operation.shape[2:]) for c in block)
     return short(before) if before == after else f"{short(before)} > {short(after)}"
 
