@@ -301,12 +301,12 @@ def file(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("own", ["utils.py", "utils/__init__.py"])
+@pytest.mark.parametrize("own", ["utils.py", "utils/__init__.py", "utils/data.py"])
 def test_audit_takes_the_user_s_own_utils_for_what_their_file_imports(tmp_path, capsys, own):
     (tmp_path / own).parent.mkdir(exist_ok=True)
     (tmp_path / own).write_text("def layers():\n    from torch import nn\n    return nn.Conv2d(3, 4, 3)\n")
     (tmp_path / "mine.py").write_text(
-        "from torch import nn\nfrom utils import layers\n"
+        f"from torch import nn\nfrom utils{'.data' * ('data' in own)} import layers\n"
         "class Net(nn.Sequential):\n    def __init__(self):\n        super().__init__(layers())\n"
     )
     ours = sys.modules["utils"]
@@ -344,6 +344,28 @@ def test_audit_prints_json(capsys):
         "passed": True,
         "where": ["c4.0"],
     }
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from .blocks import layers",
+        "from blocks import layers",
+        "from src.models.blocks import layers",
+        "import argparse; argparse.ArgumentParser().parse_args(); from blocks import layers",
+    ],
+)
+def test_audit_runs_a_file_as_it_would_run_alone_or_in_its_package(tmp_path, capsys, monkeypatch, line):
+    folder = tmp_path / "v1.0" / "src" / "models"
+    folder.mkdir(parents=True)
+    (folder / "blocks.py").write_text("from torch import nn\ndef layers():\n    return nn.Conv2d(3, 4, 3)\n")
+    (folder / "mine.py").write_text(f"{line}\nNet = layers\n")
+    arguments, path = ["utils", "audit", "mine.py:Net"], list(sys.path)
+    monkeypatch.setattr(sys, "argv", arguments)
+    assert main(["audit", f"{folder / 'mine.py'}:Net", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["parameters"] == 3 * 4 * 9 + 4
+    assert sys.argv is arguments
+    assert sys.path == path
 
 
 @pytest.mark.parametrize(

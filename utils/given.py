@@ -106,13 +106,14 @@ def constructor_arguments(arguments: str) -> dict:
 
 
 def own_module(path: Path) -> ModuleType:
-    """The user's file, run as a module."""
+    """The user's file, run as a module of a package: `from .blocks import ...` finds what lies beside it."""
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    print(f"python -m utils: this runs {path}, your own file", file=sys.stderr)
-    spec = importlib.util.spec_from_file_location(f"audited_{path.stem}", path)
+    package = package_of(f"audited {path.parent.resolve()}".replace(".", " "), path.parent)
+    spec = importlib.util.spec_from_file_location(f"{package.__name__}.{path.stem.replace('.', ' ')}", path)
     if spec is None:
         raise InputError(f"{path}: not a Python file; its name must end in .py")
+    print(f"python -m utils: this runs {path}, your own file", file=sys.stderr)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses and pickle look for it there
     try:
@@ -122,19 +123,37 @@ def own_module(path: Path) -> ModuleType:
     return module
 
 
+def package_of(name: str, folder: Path) -> ModuleType:
+    """A package without a file of its own: what lies in the folder can be imported from it."""
+    package = sys.modules[name] = ModuleType(name)
+    package.__path__ = [str(folder.resolve())]
+    return package
+
+
 @contextmanager
 def beside(path: Path) -> Iterator[None]:
-    """What lies beside the user's file can be imported: also a `utils` of their own, which takes the place of ours."""
-    folder, ours = str(path.parent.resolve()), {}
-    if any((path.parent / name).is_file() for name in ("utils.py", "utils/__init__.py")):
+    """Within the block the user's file runs as it would alone, without the arguments that we were given.
+
+    What lies beside it or in the two folders above can be imported: also a `utils` of their own beside it, which takes
+    the place of ours.
+    """
+    folder, *above = map(str, path.resolve().parents[:3])
+    above = [name for name in above if name not in sys.path]
+    theirs, ours = path.parent / "utils", {}
+    if theirs.with_suffix(".py").is_file() or any(theirs.glob("*.py")):
         ours = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "utils"}
     for name in ours:
         del sys.modules[name]
-    sys.path.insert(0, folder)
+    if ours and not theirs.with_suffix(".py").is_file() and not (theirs / "__init__.py").is_file():
+        package_of("utils", theirs)  # Python itself would find ours first
+    arguments, sys.argv = sys.argv, [str(path)]
+    sys.path[:] = [folder, *sys.path, *above]
     try:
         yield
     finally:
-        sys.path.remove(folder)
+        sys.argv = arguments
+        for name in (folder, *above):
+            sys.path.remove(name)
         if ours:
             for name in [name for name in sys.modules if name.partition(".")[0] == "utils"]:
                 del sys.modules[name]
