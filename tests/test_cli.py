@@ -433,6 +433,7 @@ def test_audit_of_weights_that_ship_takes_no_record_that_lies_about(run, tmp_pat
         (["s7", "--shape", "3x32x0"], "input_shape must be channels, height, width"),
         (["no.py:Net"], "no.py: no such file"),
         (["no.py"], "name the class too, as in no.py:Net"),
+        (["no.pth"], "no.pth: neither a run's checkpoint (.pt) nor a class in a file (FILE.py:CLASS)"),
         (["no.pt"], "no.pt: no such checkpoint"),
     ],
 )

@@ -62,6 +62,8 @@ def given_network(place: str, arguments: str = "{}", recipe: str | None = None) 
             return Given(made(own_module(Path(path)), name, keywords), chosen)
     if place.endswith(".py"):
         raise InputError(f"{place}: name the class too, as in {place}:Net")
+    if Path(place).suffix:
+        raise InputError(f"{place}: neither a run's checkpoint (.pt) nor a class in a file (FILE.py:CLASS)")
     return Given(named_network(place, keywords), chosen or RECIPES.get(place, RECIPES[DEFAULT_RECIPE]))
 
 
