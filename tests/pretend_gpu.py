@@ -56,6 +56,7 @@ class PretendedGPU(TorchFunctionMode):
         looks: how often a value was read off it.
         graph: the one being made.
         replayed: how often a graph ran.
+        generator: torch's own, from which dropout draws.
     """
 
     def __init__(self):
@@ -64,6 +65,7 @@ class PretendedGPU(TorchFunctionMode):
         self.generators: list[torch.Generator] = []
         self.graph: PretendedGraph | None = None
         self.replayed = 0
+        self.generator = PretendedGenerator()
 
     @property
     def looks(self) -> int:
@@ -116,10 +118,28 @@ class PretendedGPU(TorchFunctionMode):
             raise RuntimeError(f"{name}: Expected all tensors to be on the same device, but found cuda:0 and cpu!")
         if name.startswith("_fused_"):
             check_strides([x for x in args if isinstance(x, list | tuple) and x])
+        if torch.Tag.nondeterministic_seeded in function.tags and not kwargs.get("generator"):
+            self.generator.check(self.graph)
         ours = {id(x.inner): x for x in leaves if isinstance(x, OnGPU)}
         args, kwargs = tree_map(lambda x: x.inner if isinstance(x, OnGPU) else x, (args, kwargs))
         result = self.graph.record(function, args, kwargs) if self.graph else function(*args, **kwargs)
         return tree_map(lambda x: ours.get(id(x), OnGPU(x)) if isinstance(x, Tensor) else x, result)
+
+
+class PretendedGenerator:
+    """As a GPU's own generator, which knows whether a graph is being made. A copy of its state does not."""
+
+    capturing = False
+
+    def check(self, graph: PretendedGraph | None) -> None:
+        if self.capturing and graph is None:
+            raise RuntimeError("Offset increment outside graph capture encountered unexpectedly.")
+
+    def clone_state(self) -> PretendedGenerator:
+        return PretendedGenerator()
+
+    def graphsafe_set_state(self, other: PretendedGenerator) -> None:
+        self.capturing = other.capturing
 
 
 def check_strides(lists: list[list[Tensor]]) -> None:
@@ -144,10 +164,12 @@ class PretendedGraph:
         self.recorded: list[Recorded] = []
         self.before: dict[int, tuple[Tensor, Tensor]] = {}  # what is written into, and its value at first
         self.made: set[int] = set()  # storages that were allocated within
+        self.broken = False
 
     def record(self, function, args: tuple, kwargs: dict):
         name = function.overloadpacket._qualified_op_name.removeprefix("aten::")
         if name in LOOKS:
+            self.broken = True
             raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
         for tensor in written(function, args, kwargs):
             place = tensor.untyped_storage().data_ptr()
@@ -191,14 +213,17 @@ def written(function, args: tuple, kwargs: dict) -> Iterator[Tensor]:
 
 @contextmanager
 def capture(graph: PretendedGraph) -> Iterator[None]:
-    """As torch.cuda.graph."""
-    OnGPU.gpu.graph = graph
+    """As torch.cuda.graph, which in older versions tidies nothing up if the end of a capture fails."""
+    OnGPU.gpu.graph, OnGPU.gpu.generator.capturing = graph, True
     try:
         yield
     finally:
         OnGPU.gpu.graph = None
         with torch.no_grad():
             graph.undo()
+        if graph.broken:
+            raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+        OnGPU.gpu.generator.capturing = False
 
 
 def check_capturable(optimizer: torch.optim.Optimizer) -> None:
@@ -227,6 +252,7 @@ def pretended_gpu() -> Iterator[PretendedGPU]:
             patch.setattr(torch.cuda, "is_available", lambda: True)
             patch.setattr(torch.cuda, "get_device_capability", lambda device=None: (7, 5))
             patch.setattr(torch.cuda, "get_device_name", lambda device=None: "a GPU that is not there")
+            patch.setattr(torch.cuda, "default_generators", (gpu.generator,))
             patch.setattr(torch.cuda, "CUDAGraph", PretendedGraph)
             patch.setattr(torch.cuda, "graph", capture)
             patch.setattr(torch.cuda, "current_stream", lambda: None)

@@ -75,12 +75,21 @@ class Graphed:
         except RuntimeError as error:
             self.possible = False
             self.graphs.clear()
+            renew_state(torch.cuda.default_generators[tensors[0].device.index])
             self.failed()
             warnings.warn(
                 f"training goes on without CUDA graphs, slower: {one_line(error)} (cuda_graphs=False in the "
                 "recipe spares it the attempt)",
                 stacklevel=2,
             )
+
+
+def renew_state(generator: torch.Generator) -> None:
+    """Gives a GPU's generator a copy of its state: a failed capture leaves that one in capture mode.
+
+    So it is at least until torch 2.10. In capture mode it refuses to draw outside of a graph, for dropout for example.
+    """
+    generator.graphsafe_set_state(generator.clone_state())
 
 
 def cpu_random_states() -> tuple:
