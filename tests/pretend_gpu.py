@@ -211,9 +211,17 @@ def written(function, args: tuple, kwargs: dict) -> Iterator[Tensor]:
             yield from (x for x in tree_leaves(value) if isinstance(x, Tensor))
 
 
+class PretendedStream:
+    """As torch.cuda.Stream."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+
+
 @contextmanager
-def capture(graph: PretendedGraph) -> Iterator[None]:
+def capture(graph: PretendedGraph, stream: PretendedStream | None = None) -> Iterator[None]:
     """As torch.cuda.graph, which in older versions tidies nothing up if the end of a capture fails."""
+    assert stream is not None and stream.device == GPU, "torch's own stream may be on another GPU: an empty graph"
     OnGPU.gpu.graph, OnGPU.gpu.generator.capturing = graph, True
     try:
         yield
@@ -253,6 +261,7 @@ def pretended_gpu() -> Iterator[PretendedGPU]:
             patch.setattr(torch.cuda, "get_device_capability", lambda device=None: (7, 5))
             patch.setattr(torch.cuda, "get_device_name", lambda device=None: "a GPU that is not there")
             patch.setattr(torch.cuda, "default_generators", (gpu.generator,))
+            patch.setattr(torch.cuda, "Stream", PretendedStream)
             patch.setattr(torch.cuda, "CUDAGraph", PretendedGraph)
             patch.setattr(torch.cuda, "graph", capture)
             patch.setattr(torch.cuda, "current_stream", lambda: None)

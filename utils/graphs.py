@@ -6,6 +6,7 @@ it: replayed, they are asked for once.
 
 from __future__ import annotations
 
+import functools
 import random
 import warnings
 from collections import Counter
@@ -65,9 +66,10 @@ class Graphed:
         """Records one call as a graph, which computes nothing yet, or gives up graphs for good if that fails."""
         inputs = tuple(tensor.clone() for tensor in tensors)
         cuda, states = torch.cuda.CUDAGraph(), cpu_random_states()
+        stream = capture_stream(tensors[0].device)
         try:
             # A capture that fails leaves its own stream as the current one: the outer block puts ours back.
-            with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(cuda):
+            with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(cuda, stream=stream):
                 outputs = self.function(*inputs, **keywords)
             if cpu_random_states() != states:
                 raise RuntimeError("it draws random numbers on the CPU, which would be the same in every step")
@@ -82,6 +84,15 @@ class Graphed:
                 "recipe spares it the attempt)",
                 stacklevel=2,
             )
+
+
+@functools.cache
+def capture_stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream on which graphs are made. torch's own is on the GPU of a process's first graph, for those of all GPUs.
+
+    On another GPU nothing would be recorded: the graph would be empty, and its replay would train nothing.
+    """
+    return torch.cuda.Stream(device)
 
 
 def renew_state(generator: torch.Generator) -> None:
