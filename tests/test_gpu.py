@@ -1,6 +1,8 @@
 """What happens on a GPU, as far as one that is only pretended can show it: see pretend_gpu.py."""
 
+import gc
 import random
+import weakref
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -109,6 +111,17 @@ def test_a_loaded_state_brings_its_rates(tiny, recipe, gpu, graphs):
         assert float(other.param_groups[0]["lr"]) == float(one.param_groups[0]["lr"]) < 0.02
         assert other.defaults["lr"] == one.defaults["lr"]
         assert other.param_groups[0]["lr"] is not one.param_groups[0]["lr"] or not graphs
+
+
+def test_the_graphs_of_one_training_are_gone_in_the_next(recipe, gpu):
+    recipe = replace(recipe, cuda_graphs=True)
+    gc.disable()
+    try:
+        graphs = weakref.ref(Trainer(tiny_network(), recipe, GPU).learn)
+        Trainer(tiny_network(), recipe, GPU)
+        assert graphs() is None
+    finally:
+        gc.enable()
 
 
 def test_a_step_that_is_a_graph_asks_for_little(tiny, recipe, gpu):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -49,6 +50,7 @@ class Trainer:
         self.optimizers = build_optimizers(model, recipe, graphed)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
         if graphed:
+            gc.collect()  # earlier trainers: each is in a cycle with its graphs, which keep the memory of a step
             self.learn = Graphed(self.learn, failed=self.renew_scaler)
         self.begin_epoch()
 
