@@ -22,6 +22,7 @@ from utils.insight import grad_cam
 from utils.predict import predict
 from utils.recipes import OPTIMIZERS, Recipe
 from utils.trainer import Trainer
+from utils.trouble import largest_batch
 
 EVERYTHING = {"optimizer": "muon", "mirror_symmetric": True, "coarse_dropout": 0.2, "crop": 2, "color_jitter": 0.5}
 
@@ -195,6 +196,14 @@ def test_a_network_that_cannot_be_a_graph_is_trained_without(tiny, recipe, gpu, 
     assert len(history) == 2
     assert sum("CUDA graphs" in str(one.message) for one in warned) == 1
     assert gpu.replayed == 0
+
+
+def test_after_a_failed_graph_it_is_still_said_what_fits_into_memory(recipe, gpu, monkeypatch):
+    def empty_cache() -> None:
+        raise RuntimeError("captures_underway.empty() INTERNAL ASSERT FAILED, please report a bug to PyTorch")
+
+    monkeypatch.setattr(torch.cuda, "empty_cache", empty_cache)
+    assert largest_batch(Trainer(tiny_network(), recipe, GPU)) == 4  # half of 9
 
 
 def test_an_attempt_at_a_graph_changes_nothing(gpu):

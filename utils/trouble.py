@@ -6,7 +6,7 @@ import copy
 import itertools
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import sqrt
 
 import torch
@@ -116,7 +116,8 @@ def largest_batch(trainer: Trainer) -> int:
     while size >= 2:
         trainer.model.zero_grad()
         if trainer.device.type == "cuda":
-            torch.cuda.empty_cache()
+            with suppress(RuntimeError):  # older versions of torch fail here once a CUDA graph could not be made
+                torch.cuda.empty_cache()
         try:
             images = torch.zeros(size, 3, side, side, device=trainer.device)
             trainer.forward_backward(images, torch.zeros(size, dtype=torch.long, device=trainer.device))
