@@ -125,6 +125,20 @@ def test_the_graphs_of_one_training_are_gone_in_the_next(recipe, gpu):
         gc.enable()
 
 
+def test_nothing_of_a_step_is_kept_for_gradients(recipe):
+    """Else a later step would add to them on the stream of this one, and no CUDA graph could be made of it."""
+    trainer = Trainer(tiny_network(), replace(recipe, **EVERYTHING), torch.device("cpu"))
+    weight = trainer.model[0].weight
+
+    def adds_to_gradient() -> torch.autograd.graph.Node:
+        return weight.expand_as(weight).grad_fn.next_functions[0][0]
+
+    trainer.model[0].register_forward_hook(lambda *_: adds_to_gradient().metadata.update(kept=True))
+    returned = trainer.step(torch.rand(9, 3, 32, 32), torch.zeros(9, dtype=torch.long), progress=0.9)
+    assert "kept" not in adds_to_gradient().metadata
+    assert len(returned) == 2
+
+
 def test_a_step_that_is_a_graph_asks_for_little(tiny, recipe, gpu):
     """Each operation asked for takes Python longer than the GPU."""
     trainer = Trainer(build_model("s7", width=0.25), replace(recipe, **EVERYTHING, cuda_graphs=True), GPU)
