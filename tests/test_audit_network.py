@@ -227,6 +227,21 @@ def test_what_is_no_global_average(name):
     assert audit(Pooled(pool, features))["gap"].passed is False
 
 
+def test_a_pool_that_leaves_out_positions_is_no_global_average_but_the_map_ends_there():
+    report = audit(Pooled(nn.Sequential(nn.AvgPool2d(15), nn.Flatten())))
+    assert report["gap"].passed is False
+    assert report["gap"].measured == "none: avg_pool2d over 15x15 of 16x16 positions takes the place of the average"
+    assert report.receptive_field == (3, 3)
+    assert "pooling" not in report["structure"].measured
+    assert "average pool 15x15" in [layer.kind for layer in report.layers]
+
+
+def test_a_layer_that_is_used_in_two_places_is_named_by_that_where_it_runs():
+    relu = nn.ReLU()
+    report = audit(chain(nn.Sequential(conv(), relu), nn.Sequential(conv(), relu)))
+    assert report["rf"].where == ("1.1",)
+
+
 def test_an_average_beside_a_layer_that_takes_the_image_whole_is_not_enough():
     class WideAndDeep(Pooled):
         def forward(self, x):
@@ -399,6 +414,11 @@ STRUCTURES = {
         chain(conv(), *[layer for _ in range(3) for layer in (nn.ZeroPad2d(1), conv(stride=2, padding=0), conv())]),
         True,
         "C1 32 > 16, C2 16 > 8, C3 8 > 4, C4 4",
+    ),
+    "strides, after a dilation that trims the map": (
+        chain(conv(**SHORTER), *blocks(HALF, HALF, HALF)),
+        True,
+        "C1 32 > 12, C2 12 > 6, C3 6 > 3, C4 3",
     ),
     "a last block that reduces too": (
         chain(*blocks(HALF, HALF, HALF)[:-1], conv(stride=2)),

@@ -164,11 +164,14 @@ def forward_hooks(modules: Iterable[nn.Module], hook: Callable[[nn.Module, Any, 
 def record(model: nn.Module, image: Tensor, keep_values: bool = False) -> Recorder:
     """Runs `model` itself, not a copy, on `image`, and returns the recorder. The hooks for it are taken off again."""
     recorder = Recorder(image, keep_values)
+    names: dict[nn.Module, list[str]] = {}  # several of one that is used in several places
+    for name, module in model.named_modules(remove_duplicate=False):
+        names.setdefault(module, []).append(name)
     handles = []
-    for name, module in model.named_modules():
+    for module in names:
         if isinstance(module, torch.jit.ScriptModule):
             continue  # takes no such hooks
-        enter = module.register_forward_pre_hook(lambda module, inputs, name=name: recorder.modules.append(name))
+        enter = module.register_forward_pre_hook(lambda module, _: recorder.enter(names[module]))
         leave = module.register_forward_hook(lambda *_: recorder.leave(), always_call=True)
         handles += [enter, leave]
     try:
@@ -256,6 +259,11 @@ class Recorder(TorchDispatchMode):
         if isinstance(value, Tensor) and memory(value) in self.written:
             return True
         return isinstance(value, nn.Parameter) or id(value) in self.sources or self.learned.get(id(value), False)
+
+    def enter(self, names: Sequence[str]) -> None:
+        """A module begins to run: under that of its names which lies in the module that runs already."""
+        running = self.modules[-1] if self.modules else ""
+        self.modules.append(next((name for name in names if name.startswith(f"{running}.")), names[0]))
 
     def leave(self) -> None:
         self.modules.pop()

@@ -8,12 +8,13 @@ import torch
 from torch import nn
 
 from utils.auditing.anatomy import AVERAGES, Anatomy
-from utils.auditing.convolutions import Convolution, name_of, short
+from utils.auditing.convolutions import Convolution, name_of, short, times
 from utils.auditing.layouts import SIDES
 from utils.auditing.maxima import may_take_maximum, nearly_equal
 from utils.auditing.paths import made_of
 from utils.auditing.requirement import MAX_PARAMETERS, Requirement, row, shortened, unjudged
-from utils.trace import IMAGE, Recorder, forward_hooks, memory
+from utils.auditing.window_rules import pool_window, takes_whole_map
+from utils.trace import IMAGE, Operation, Recorder, forward_hooks, memory
 
 NOT_RUN = "the network does not run"
 
@@ -23,7 +24,7 @@ def structure_row(anatomy: Anatomy) -> Requirement:
     smaller = [c for c in anatomy.body if anatomy.reduces(c)]
     strided = [c for c in smaller if c.is_strided]  # beside strides, dilation without enough padding only trims the map
     reducing, blocks = smaller, blocks_by(anatomy, smaller)
-    if strided and len(blocks) != 4 == len(blocks_by(anatomy, strided)):
+    if strided and len(blocks_by(anatomy, strided)) == 4:
         reducing, blocks = strided, blocks_by(anatomy, strided)
     faults = list(structure_faults(anatomy, len(blocks)))
     text = ", ".join(f"C{i} {block_sizes(anatomy, block)}" for i, block in enumerate(blocks, 1)) or "no convolution"
@@ -124,14 +125,14 @@ def gap_row(anatomy: Anatomy) -> Requirement:
     if wrong and averages_by_numbers(anatomy):
         return row("gap", "global average pooling", True, where)
     if wrong:
-        return row("gap", f"none: {names(o.function for o in wrong)} takes the place of the average", False, where)
+        return row("gap", f"none: {names(map(described, wrong))} takes the place of the average", False, where)
     return row("gap", "global average pooling", True, where)
 
 
-def averages(anatomy: Anatomy, operation) -> bool:
+def averages(anatomy: Anatomy, operation: Operation) -> bool:
     """Whether it is a mean: also a sum that is divided by the number of positions next."""
     if operation.function in AVERAGES:
-        return True
+        return operation.function != "avg_pool2d" or takes_whole_map(operation)
     if operation.function != "sum":
         return False
     shape = operation.arguments["self"].shape
@@ -139,6 +140,14 @@ def averages(anatomy: Anatomy, operation) -> bool:
     following = [anatomy.operations[i] for i in anatomy.consumers.get(operation.index, [])]
     factors = [(o.function.rstrip("_"), o.arguments.get("other")) for o in following]
     return any((f == "div" and n == count) or (f == "mul" and n == 1 / count) for f, n in factors)
+
+
+def described(operation: Operation) -> str:
+    """The function's name; of an average pool also how many of the positions it takes."""
+    if operation.function != "avg_pool2d":
+        return operation.function
+    kernel, sizes = pool_window(operation)[0], operation.arguments["self"].shape[-2:]
+    return f"avg_pool2d over {times(kernel)} of {times(sizes)} positions"
 
 
 def averages_by_numbers(anatomy: Anatomy) -> bool:

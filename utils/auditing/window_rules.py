@@ -42,24 +42,32 @@ def pick(values: Sequence[int], i: int) -> int:
 
 
 def pool(operation: Operation, look: Look) -> Layout:
-    """Average or maximum over windows. One that covers the whole map in one window is a global pool."""
+    """Average or maximum over windows. Where there is one window, no map is left, as of a global pool."""
     layout = first(operation, look)
+    start = len(layout.axes) - 2
+    if not takes_whole_map(operation):
+        kernel, stride, padding, dilation = pool_window(operation)
+        for i in SIDES:
+            taps = window(kernel[i], stride[i], dilation[i], padding[i])
+            layout = moved(layout, start + i, operation.shape[start + i], **taps)
+    if operation.shape[start:] != (1, 1):
+        return layout
+    return shrunk(layout.blurred([start, start + 1], operation.index), (start, start + 1))
+
+
+def takes_whole_map(operation: Operation) -> bool:
+    """Whether a pool has one window, and that covers the whole map: a global pool."""
+    kernel, _, padding, dilation = pool_window(operation)
+    sizes = operation.arguments["self"].shape[-2:]
+    covered = all(k - p >= size for k, p, size in zip(kernel, padding, sizes, strict=True))
+    return operation.shape[-2:] == (1, 1) and dilation == (1, 1) and covered
+
+
+def pool_window(operation: Operation) -> tuple[tuple[int, int], ...]:
+    """Kernel, stride, padding and dilation of a pool, each for height and width."""
     kernel = pair(operation.arguments["kernel_size"])
     stride = pair(argument(operation, "stride", ()) or kernel)
-    padding, dilation = pair(argument(operation, "padding", 0)), pair(argument(operation, "dilation", 1))
-    start = len(layout.axes) - 2
-    sizes = [size_of(axis) for axis in layout.axes[start:]]
-    reach = [d * (k - 1) + 1 - p for k, d, p in zip(kernel, dilation, padding, strict=True)]
-    if (
-        operation.shape[start:] == (1, 1)
-        and dilation == (1, 1)
-        and all(r >= size for r, size in zip(reach, sizes, strict=True))
-    ):
-        return shrunk(layout.blurred([start, start + 1], operation.index), (start, start + 1))
-    for i in SIDES:
-        taps = window(kernel[i], stride[i], dilation[i], padding[i])
-        layout = moved(layout, start + i, operation.shape[start + i], **taps)
-    return layout
+    return kernel, stride, pair(argument(operation, "padding", 0)), pair(argument(operation, "dilation", 1))
 
 
 def adaptive_pool(operation: Operation, look: Look) -> Layout:
