@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import albumentations as A
+import numpy as np
 import pytest
 import torch
 from conftest import tiny_network, tiny_split
@@ -98,7 +99,11 @@ WRONG = {
     "another mean": (policy(fill=(128, 128, 128)), "fill=(128, 128, 128), not the mean"),
     "a hole of 8": (policy(hole_height_range=(8, 8), hole_width_range=(8, 8)), "a hole of 8 x 8 pixels, not 16 x 16"),
     "a hole of 8 to 16": (policy(hole_width_range=(8, 16)), "a hole of 16 x 8 to 16 pixels, not 16 x 16"),
-    "a share of the image": (policy(hole_height_range=(0.25, 0.5)), "a hole of 8 to 16 x 16 pixels"),
+    "a share of the image": (
+        policy(hole_height_range=(0.25, 0.5), hole_width_range=(0.5, 0.5)),
+        "a hole of 8 to 16 x 16 pixels",
+    ),
+    "a share for the height alone": (policy(hole_height_range=(0.5, 0.5)), "a hole of 16 x 512 pixels"),
     "three holes": (policy(num_holes_range=(1, 3)), "1 to 3 holes, not 1"),
     "a filled mask": (policy(fill_mask=0), "fill_mask=0, not None"),
 }
@@ -114,7 +119,13 @@ def test_a_wrong_policy_is_named(name):
 
 
 def test_half_the_image_is_16_pixels():
-    assert augment(policy(hole_height_range=(0.5, 0.5))).passed
+    assert augment(policy(hole_height_range=(0.5, 0.5), hole_width_range=(0.5, 0.5))).passed
+
+
+def test_a_width_that_is_a_share_beside_a_height_in_pixels_makes_no_hole():
+    hole = A.CoarseDropout((1, 1), (16, 16), (0.5, 0.5), fill=FILL, p=1)
+    assert not hole(image=np.zeros((32, 32, 3), np.uint8))["image"].any()
+    assert augment(policy(hole=hole)).measured == "a hole of 16 x 0 pixels, not 16 x 16"
 
 
 def test_old_argument_names_that_albumentations_2_ignores_are_named():

@@ -113,7 +113,7 @@ def dropout_faults(transforms: list[A.BasicTransform], mean: np.ndarray) -> Iter
     for dropout in found:
         if tuple(dropout.num_holes_range) != (1, 1):
             yield f"{spread(dropout.num_holes_range)} holes, not 1"
-        height, width = (pixels(r) for r in (dropout.hole_height_range, dropout.hole_width_range))
+        height, width = sides(dropout)
         if (height, width) != ((HOLE, HOLE), (HOLE, HOLE)):
             yield f"a hole of {spread(height)} x {spread(width)} pixels, not {HOLE} x {HOLE}"
         if dropout.fill_mask is not None:
@@ -123,10 +123,12 @@ def dropout_faults(transforms: list[A.BasicTransform], mean: np.ndarray) -> Iter
             yield fault
 
 
-def pixels(bounds: tuple[float, float]) -> tuple[float, float]:
-    """A hole's side in pixels: Albumentations takes floats up to 1 for a share of the image."""
-    low, high = (end * SIDE if isinstance(end, float) and end <= 1 else end for end in bounds)
-    return low, high
+def sides(dropout: A.CoarseDropout) -> list[tuple[float, float]]:
+    """A hole's height and width in pixels: both are shares of the image where the height, which decides, is below 1."""
+    ranges = dropout.hole_height_range, dropout.hole_width_range
+    if dropout.hole_height_range[1] < 1:
+        return [(low * SIDE, high * SIDE) for low, high in ranges]
+    return [(int(low), int(high)) for low, high in ranges]
 
 
 def spread(bounds: tuple[float, float]) -> str:
