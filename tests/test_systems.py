@@ -99,6 +99,18 @@ def test_a_verdict_follows_the_network(monkeypatch):
     assert found(rows, "003", "parameters") == [("181,354", False)]
 
 
+def test_a_claim_of_where_something_is_does_not_hold_if_it_is_nowhere(monkeypatch):
+    def plain(name):
+        model = build_model(name)
+        if name == "strided_separable":
+            old = model.c1[0].depthwise
+            model.c1[0].depthwise = nn.Conv2d(old.in_channels, old.out_channels, 3, old.stride, old.padding)
+        return model
+
+    monkeypatch.setattr("utils.systems.build_model", plain)
+    assert [holds for _, holds in found(check_claims({}), "001", "depthwise separable")] == [False]
+
+
 def test_a_verdict_follows_the_log(monkeypatch):
     honest = copy.deepcopy(PUBLISHED["dilated_valid"]) | {"evaluated_on": 10_000, "test_loss": [0.5]}
     monkeypatch.setitem(PUBLISHED, "dilated_valid", honest)

@@ -7,7 +7,7 @@ itself, on the system's own log, or on a full run of its recipe; notebooks/compa
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import log
 from pathlib import Path
@@ -115,7 +115,7 @@ def check_001(report: Report, record: dict | None) -> Iterator[Row]:
     best = max(log_001)
     yield parameters(report, 197_922)
     yield field(report, "45", lambda found: found == 45)
-    yield separable(report, "in block 1", all(name.startswith("c1.") for name in report["depthwise"].where))
+    yield separable(report, "in block 1", all_in("c1", report["depthwise"].where))
     yield accuracy(record, best)
     yield "epochs", "20, in its text", f"{len(log_001)} in its log", len(log_001) == 20
     yield (
@@ -142,7 +142,7 @@ def check_002(report: Report, record: dict | None) -> Iterator[Row]:
 
 def check_003(report: Report, record: dict | None) -> Iterator[Row]:
     yield parameters(report, 180_298)
-    yield separable(report, "in block 2", all(name.startswith("c2.") for name in report["depthwise"].where))
+    yield separable(report, "in block 2", all_in("c2", report["depthwise"].where))
     yield accuracy(record, 85.47)
 
 
@@ -168,6 +168,11 @@ def parameters(report: Report, claimed: int, where: str = "") -> Row:
 def field(report: Report, claimed: str, holds) -> Row:
     before, after = report.receptive_field[0], report.receptive_field_with_average[0]
     return "receptive field", claimed, f"{before} before the global average, {after} with it", holds(before)
+
+
+def all_in(block: str, layers: Sequence[str]) -> bool:
+    """Whether there are such layers, and all of them in a block."""
+    return bool(layers) and all(name.startswith(f"{block}.") for name in layers)
 
 
 def separable(report: Report, claimed: str, holds: bool) -> Row:
