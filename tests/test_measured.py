@@ -134,6 +134,12 @@ def test_a_record_under_another_network_s_name_is_refused(tmp_path):
         read_runs(tmp_path)
 
 
+def test_a_file_of_another_name_is_named(tmp_path):
+    keep(tmp_path, "my-residual", "own", [60.0])
+    with pytest.raises(InputError, match=r"my-residual-own-seed0\.json: not the record of a run"):
+        read_runs(tmp_path)
+
+
 def test_a_csv_of_another_version_is_refused(tmp_path):
     keep(tmp_path, "residual", "own", [60.0])
     (tmp_path / "residual-own-seed0.csv").write_text("epoch,accuracy\n1,50\n")

@@ -40,8 +40,8 @@ def read_runs(folder: str | Path) -> dict[tuple[str, str], list[MeasuredRun]]:
     """
     runs: dict[tuple[str, str], list[MeasuredRun]] = {}
     for path in sorted(Path(folder).glob("*-seed*.json")):
-        model, kind, _ = path.stem.split("-")
         try:
+            model, kind, _ = path.stem.split("-")
             record = json.loads(path.read_text(encoding="utf-8"))
             described = {key: record[key] for key in ("model", "recipe", "seed", "data", "hardware", "results")}
         except (ValueError, KeyError, TypeError) as error:
