@@ -131,6 +131,13 @@ def test_the_report_renders_as_html_without_letting_names_be_markup():
     assert page.count("<tr>") == 1 + len(IDS)
 
 
+def test_what_a_row_says_is_no_markup_either():
+    network = nn.Sequential()
+    network.add_module("<b>", conv())
+    page = audit(nn.Sequential(network, nn.AdaptiveAvgPool2d(1), nn.Flatten()))._repr_html_()
+    assert "0.&lt;b&gt;" in page and "0.<b>" not in page
+
+
 def test_the_layer_table_renders_too(s7):
     assert s7.layers._repr_html_().count("<tr>") == 1 + len(s7.layers)
     assert str(s7.layers).splitlines()[1].split() == ["c1.0.0", "conv", "3x3", "16x32x32", "3x3", "1x1"]

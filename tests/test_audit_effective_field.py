@@ -33,6 +33,11 @@ def test_the_gradient_of_a_plain_convolution_is_its_weights(split):
     assert field.gradient.sum().item() == pytest.approx(15 * 4.5)
 
 
+def test_of_a_map_that_is_not_square_the_middle_is_looked_at(split):
+    (field,) = effective_fields(chain(conv((3, 5), stride=(2, 1))), split, ["0"])
+    assert seen(field.gradient) == field.spans == ((15, 17), (14, 18))
+
+
 def test_gradients_stay_inside_the_theoretical_field(split):
     network = build_model("dilated_valid")  # never padded: all of the square lies in the image
     for field in effective_fields(network, split, ["c1", "c2", "c3"]):
@@ -111,6 +116,14 @@ def test_the_picture_shows_square_heat_and_origin(split):
     assert heat.max() == 1
     (field, *_) = effective_fields(build_model("s7"), split)
     assert torch.allclose(torch.as_tensor(heat) ** 2, field.gradient / field.gradient.max(), atol=1e-6)
+
+
+def test_a_field_that_is_not_square_is_drawn_as_high_and_as_wide_as_it_is(split):
+    figure = plots.receptive_field(chain(conv((3, 5))), split, ["0"])
+    assert figure.axes[0].get_title() == "0: 3 x 5"
+    for axis in figure.axes:
+        (field,) = axis.patches
+        assert (field.get_x(), field.get_y(), field.get_width(), field.get_height()) == (13.5, 14.5, 5, 3)
 
 
 def test_the_picture_s_scale_shows_the_whole_square(split):

@@ -107,7 +107,9 @@ def test_the_layer_table_names_every_kind():
         nn.ConvTranspose2d(6, 6, 3, 2),
         channels=6,
     )
-    rows = [(layer.kind, layer.jump and tuple(map(float, layer.jump))) for layer in audit(network).layers]
+    layers = audit(network).layers
+    assert (layers[4].to_dict()["jump"], layers[6].to_dict()["jump"]) == ([0.5, 1], [0.25, 0.5])
+    rows = [(layer.kind, layer.jump and tuple(map(float, layer.jump))) for layer in layers]
     assert rows == [
         ("depthwise 3x3", (1, 1)),
         ("pointwise 1x1", (1, 1)),
@@ -137,7 +139,7 @@ def test_the_field_must_be_above_44_on_both_sides(kernel, passed):
 
 def test_a_network_without_a_map_has_no_field():
     report = audit(nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10)))
-    assert report.receptive_field is None
+    assert report.receptive_field is report.to_dict()["receptive_field"] is None
     assert report["rf"].passed is None
     assert "there is no map of positions" in report["rf"].measured
 

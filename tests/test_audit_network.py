@@ -508,6 +508,7 @@ def test_the_bonus_wants_dilation_and_neither_strides_nor_pools():
     assert audit(chain(*dilated))["bonus"].passed
     assert audit(chain(*dilated, conv(stride=2)))["bonus"].measured == "strided convolutions"
     assert audit(chain(*dilated, nn.AvgPool2d(2)))["bonus"].where == ("10",)
+    assert audit(chain(*dilated, nn.MaxPool2d(2)))["bonus"].measured == "pooling"
     assert audit(chain(conv(), conv()))["bonus"].measured == "nothing dilated"
 
 

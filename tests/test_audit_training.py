@@ -97,6 +97,7 @@ WRONG = {
     "black fill": (policy(fill=0), "fill=0, not the mean (125, 123, 114)"),
     "random fill": (policy(fill="random"), "fill='random', not the mean"),
     "another mean": (policy(fill=(128, 128, 128)), "fill=(128, 128, 128), not the mean"),
+    "nearly the mean": (policy(fill=(129, 127, 118)), "fill=(129, 127, 118), not the mean"),
     "a hole of 8": (policy(hole_height_range=(8, 8), hole_width_range=(8, 8)), "a hole of 8 x 8 pixels, not 16 x 16"),
     "a hole of 8 to 16": (policy(hole_width_range=(8, 16)), "a hole of 16 x 8 to 16 pixels, not 16 x 16"),
     "a share of the image": (
@@ -218,8 +219,17 @@ def test_training_images_are_found_by_content(right, data):
     on, accuracy = judged(right, data, evaluate(right, mixed, "fp32"))
     assert on.passed is False
     assert "50 of the images are training images" in on.measured
+    assert "not in the data set" not in on.measured
     assert accuracy.passed is False
     assert accuracy.measured.endswith("but see data")
+
+
+@pytest.mark.parametrize(("count", "named"), [(2, False), (3, True)])
+def test_one_training_image_in_a_hundred_is_let_pass(right, data, count, named):
+    images = data.test.images.clone()
+    images[:count] = data.train.images[:count]
+    on, _ = judged(right, data, evaluate(right, replace(data.test, images=images), "fp32"))
+    assert (f"{count} of the images are training images" in on.measured) is named
 
 
 def test_the_training_set_is_no_test_set(right, data):
@@ -261,6 +271,9 @@ def test_augmentation_left_on_is_found_in_the_images(right, data):
     mirrored = replace(data.test, images=data.test.images.flip(3))
     on, _ = judged(right, data, evaluate(right, mirrored, "fp32"))
     assert "200 images are not in the data set as they are: augmented, or of another source" in on.measured
+    mirrored = replace(data.test, images=torch.cat([data.test.images[:1].flip(3), data.test.images[1:]]))
+    on, _ = judged(right, data, evaluate(right, mirrored, "fp32"))
+    assert "1 images are not in the data set" in on.measured
 
 
 def test_augmentation_left_on_is_found_in_the_answers(right, data):
@@ -268,6 +281,15 @@ def test_augmentation_left_on_is_found_in_the_answers(right, data):
     result = Evaluation(data.test, right(shifted).softmax(1).detach(), 0.1)
     on, _ = judged(right, data, result)
     assert "other answers to 200 of these images in evaluation mode: measured on augmented images" in on.measured
+
+
+@pytest.mark.parametrize(("others", "named"), [(4, False), (5, True)])
+def test_a_few_answers_may_turn_with_the_precision_and_no_more(right, data, others, named):
+    result = evaluate(right, data.test, "fp32")
+    probabilities = result.probabilities.clone()
+    probabilities[:others] = probabilities[:others].roll(1, 1)
+    on, _ = judged(right, data, replace(result, probabilities=probabilities))
+    assert (f"other answers to {others} of these images" in on.measured) is named
 
 
 def test_training_mode_left_on_is_found_in_the_answers(data, monkeypatch):
@@ -323,9 +345,19 @@ def test_the_best_epoch_picked_on_the_test_images_is_named(tmp_path):
     assert "the best epoch, 2 of 3, was picked on the test images: 91.00 %; the last has 90.00 %" in on.measured
 
 
-def test_an_accuracy_from_nowhere_is_named(tmp_path):
-    on, _ = judged(tiny_network(), None, None, run_folder(tmp_path, 95.0))
-    assert "95.00 % is not in its history, whose last epoch has 90.00 %" in on.measured
+@pytest.mark.parametrize("claimed", [95.0, 90.01])
+def test_an_accuracy_from_nowhere_is_named(tmp_path, claimed):
+    on, _ = judged(tiny_network(), None, None, run_folder(tmp_path, claimed))
+    assert f"{claimed:.2f} % is not in its history, whose last epoch has 90.00 %" in on.measured
+
+
+def test_a_run_on_other_data_or_on_few_images_is_named(tmp_path):
+    record = json.loads((run_folder(tmp_path, 90.0) / "run.json").read_text())
+    record["data"] |= {"name": "embedded digits, not CIFAR-10", "test_images": 360}
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    on, accuracy = judged(tiny_network(), None, None, tmp_path)
+    assert on.passed is accuracy.passed is False
+    assert on.measured.endswith("of the tests; not CIFAR-10; 360 images, not 10,000")
 
 
 def test_a_result_is_held_against_its_run(right, data, tmp_path):

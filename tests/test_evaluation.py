@@ -1,14 +1,17 @@
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import tiny_split
 from torch import nn
 
 from utils.checkpoint import load_model
+from utils.data import fingerprints
 from utils.engine import fit
 from utils.errors import InputError
-from utils.evaluation import EVALUATION_BATCH, check_compatible, evaluate, normalize
+from utils.evaluation import EVALUATION_BATCH, check_compatible, check_unseen, evaluate, normalize
 from utils.models import build_model
 
 
@@ -162,6 +165,14 @@ def test_training_images_are_not_let_through_as_a_test_set(tiny, recipe, tmp_pat
         assert evaluate(model, tiny.train).total == 96  # under its own name it may be asked
         with pytest.raises(InputError, match="96 of these 96 images are among those that the network has learned from"):
             evaluate(model, replace(tiny.train, name="test"))
+
+
+@pytest.mark.parametrize(("count", "refused"), [(1, False), (2, True)])
+def test_one_image_in_a_hundred_may_have_been_learned(count, refused):
+    split = tiny_split(100, "test", seed=5)
+    seen = fingerprints(split.images[:count])
+    with pytest.raises(InputError, match="2 of these 100 images") if refused else nullcontext():
+        check_unseen(seen, split)
 
 
 def test_held_out_images_that_were_learned_are_no_validation(network, tiny, recipe):
