@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from utils import checkpoint as checkpoints
-from utils.checkpoint import load_checkpoint, write_checkpoint
+from utils.checkpoint import load_checkpoint, load_model, write_checkpoint
 from utils.errors import InputError
+from utils.files import write
+from utils.models import build_model
 
 CONTENT = {
     "model": "s7",
@@ -71,6 +73,41 @@ def test_a_file_without_the_checksum_is_refused(path):
     path.write_bytes(buffer.getvalue())
     with pytest.raises(InputError, match="damaged, or not a checkpoint of this version"):
         load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"mean": [125.3, 123.0, 113.9]},
+        {"std": [0.5, 0.5, 0.0]},
+        {"seconds": True},
+        {"history": [{"epoch": 1}]},
+        {"data": {"name": "tiny"}},
+    ],
+    ids=str,
+)
+def test_what_no_run_would_write_is_refused(path, wrong):
+    write_checkpoint(path, CONTENT | wrong)
+    with pytest.raises(InputError, match="not a checkpoint of this package"):
+        load_checkpoint(path)
+
+
+def test_weights_in_another_precision_do_not_fit(path):
+    weights = build_model("s7", classes=1).state_dict()
+    write_checkpoint(path, CONTENT | {"model_arguments": {"classes": 1}, "weights": weights})
+    load_model(path)
+    halves = {name: tensor.half() for name, tensor in weights.items()}
+    write_checkpoint(path, CONTENT | {"model_arguments": {"classes": 1}, "weights": halves})
+    with pytest.raises(InputError, match="its weights do not fit the network 's7'"):
+        load_model(path)
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(path, monkeypatch):
+    done = []
+    for name in ("fsync", "replace"):
+        monkeypatch.setattr(f"utils.files.os.{name}", lambda *_, name=name: done.append(name))
+    write(path, b"new")
+    assert done == ["fsync", "replace"]
 
 
 @pytest.mark.parametrize("broken_step", [0, 1])

@@ -89,10 +89,18 @@ def test_a_pickle_may_refer_to_nothing_but_tensors(reference):
 
 @pytest.mark.parametrize(
     "checkpoint",
-    [{"a": {1, 2}}, {"a": b"bytes"}, {(1, 2): 3}, {"a": "\x1b[2J"}, {"\x1b[2J": 1}, {"a": torch.zeros(1).expand(9)}],
+    [
+        {"a": {1, 2}},
+        {"a": b"bytes"},
+        {(1, 2): 3},
+        {"a": "\x1b[2J"},
+        {"\x1b[2J": 1},
+        {"a": torch.zeros(1).expand(9)},
+        {"a": [[[[[[[[1]]]]]]]]},  # nine levels deep
+    ],
 )
 def test_what_is_not_plain_is_refused(checkpoint):
-    check_plain({"a": [1, 2.5, None, True, "text\n", torch.ones(3)], "b": {3: ("c",)}})
+    check_plain({"a": [1, 2.5, None, True, "text\n", torch.ones(3)], "b": {3: ("c",)}, "d": [[[[[[[1]]]]]]]})
     with pytest.raises(ValueError):
         check_plain(checkpoint)
 

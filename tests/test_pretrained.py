@@ -119,9 +119,8 @@ def replace_classes(data):
 def change(folder, **parts) -> None:
     path = folder / "run.json"
     run = json.loads(path.read_text())
-    path.write_text(
-        json.dumps({key: value | parts.get(key, {}) if key in parts else value for key, value in run.items()})
-    )
+    changed = {key: run[key] | part if isinstance(part, dict) else part for key, part in parts.items()}
+    path.write_text(json.dumps(run | changed))
 
 
 def test_a_finished_run_ships(finished, capsys):
@@ -141,6 +140,8 @@ def test_a_finished_run_ships(finished, capsys):
         ({"data": {"name": "tiny colours"}}, "all of CIFAR-10"),
         ({"data": {"train_images": 45_000}}, "all of CIFAR-10"),
         ({"results": {"test_evaluations": 0}}, "was tested on it"),
+        ({"policy": "Compose([])"}, "another policy"),
+        ({"first_weights": "an earlier run"}, "another first_weights"),
     ],
 )
 def test_a_run_that_is_not_what_its_name_says_does_not_ship(finished, capsys, parts, says):

@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import albumentations as A
@@ -17,7 +18,8 @@ from utils.data import ImageData, fingerprints
 from utils.engine import fit
 from utils.errors import InputError
 from utils.evaluation import evaluate
-from utils.folders import new_folder, newest_folder
+from utils.folders import new_folder, newest_folder, runs_folder
+from utils.given import is_of_run
 from utils.history import FIELDS, history_csv, read_history
 from utils.models import build_model
 
@@ -67,6 +69,22 @@ def test_the_time_to_the_target_is_that_of_the_first_epoch_there(network, tiny, 
     results = json.loads((tmp_path / "run.json").read_text())["results"]
     assert results["target"] == until
     assert results["seconds_to_target"] == (history[0]["seconds"] if reached else None)
+
+
+def tested(monkeypatch, *accuracies: float) -> None:
+    """Lets the epochs of a run end with these accuracies, in percent, and with losses of 1, 2, 3, ..."""
+    results = iter([SimpleNamespace(loss=1.0 + n, accuracy=a, report="") for n, a in enumerate(accuracies)])
+    monkeypatch.setattr("utils.engine.evaluate", lambda *_, **__: next(results))
+    monkeypatch.setattr("utils.engine.check_learning", lambda *_: None)
+
+
+def test_results_are_of_the_last_epoch_beside_the_best_and_the_first_at_the_target(tiny, recipe, tmp_path, monkeypatch):
+    tested(monkeypatch, 85.0, 90.0, 88.0)
+    monkeypatch.setattr("utils.runs.Run.seconds", property(lambda run: 10.0 * run.epoch))
+    fit(tiny_network(), tiny, recipe, out=tmp_path)
+    results = json.loads((tmp_path / "run.json").read_text())["results"]
+    assert (results["test_accuracy"], results["test_loss"], results["best_test_accuracy"]) == (88, 3, 90)
+    assert (results["seconds"], results["seconds_to_target"]) == (30, 10)  # 85 % is at the target
 
 
 def test_the_log_has_the_lines_that_students_know(run):
@@ -171,17 +189,14 @@ def test_a_network_that_reads_its_own_numbers_goes_on(tiny, recipe, tmp_path):
 def test_a_best_epoch_that_could_not_be_saved_is_not_taken_for_saved(tiny, recipe, tmp_path, monkeypatch):
     refusals = iter([True])
 
-    def failing_once(*arguments, **options):
-        if next(refusals, False):
+    def failing_once(path, *arguments, **options):
+        if path.name == "best.pt" and next(refusals, False):
             raise OSError("disk full")
-        write_checkpoint(*arguments, **options)
+        write_checkpoint(path, *arguments, **options)
 
     monkeypatch.setattr("utils.runs.write_checkpoint", failing_once)
-    accuracies = iter([90.0, 70.0, 80.0])
-    monkeypatch.setattr(
-        "utils.engine.evaluate", lambda *_, **__: SimpleNamespace(loss=1.0, accuracy=next(accuracies), report="")
-    )
-    monkeypatch.setattr("utils.engine.check_learning", lambda *_: None)
+    monkeypatch.setattr("utils.runs.SAVE_SECONDS", 0.0)  # after every step: best.pt waits for the end of an epoch
+    tested(monkeypatch, 90.0, 70.0, 80.0)
     fit(tiny_network(), tiny, recipe, out=tmp_path)
     assert load_checkpoint(tmp_path / "best.pt")["history"][-1]["test_accuracy"] == 80
 
@@ -204,6 +219,16 @@ def test_a_run_goes_on_with_its_own_data_only(tiny, recipe, tmp_path):
         fit(tiny_network(), ImageData(other, tiny.test), recipe, out=tmp_path, resume=True)
 
 
+def test_a_run_goes_on_with_its_own_policy_only(tiny, recipe, tmp_path):
+    def policy(p: float) -> A.Compose:
+        return A.Compose([A.HorizontalFlip(p=p), A.Normalize(tiny.mean, tiny.std)])
+
+    fit(tiny_network(), tiny, recipe, out=tmp_path, policy=policy(0.5), until=0.0)
+    for other in (policy(0.25), None):
+        with pytest.raises(InputError, match="another policy"):
+            fit(tiny_network(), tiny, recipe, out=tmp_path, policy=other, resume=True)
+
+
 def test_looking_at_a_finished_run_leaves_its_record_as_it_was(run, tiny, recipe):
     path = run[0] / "run.json"
     record = json.loads(path.read_text())
@@ -211,6 +236,13 @@ def test_looking_at_a_finished_run_leaves_its_record_as_it_was(run, tiny, recipe
     path.write_text(json.dumps(record))
     fit(tiny_network(), tiny, recipe, seed=5, out=run[0], resume=True)
     assert json.loads(path.read_text()) == record
+
+
+def test_runs_go_where_the_variable_says_or_into_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for value, folder in (("", Path("runs")), ("~/drive", tmp_path / "drive")):
+        monkeypatch.setenv("S7_RUNS", value)
+        assert runs_folder() == folder
 
 
 def test_a_new_folder_is_one_without_a_run(run, tmp_path):
@@ -232,6 +264,25 @@ def test_a_run_that_was_deleted_does_not_change_which_is_the_newest(run, tmp_pat
     shutil.rmtree(run[0])
     assert newest_folder(run[0]) == tmp_path / "run-10"
     assert new_folder(run[0]) == tmp_path / "run-11"
+
+
+@pytest.mark.parametrize("other", ["recipe", "seed", "data", "history"])
+def test_the_records_beside_a_checkpoint_are_of_another_run_if_one_thing_differs(run, other):
+    checkpoint = load_checkpoint(run[0] / "best.pt")
+    assert is_of_run(checkpoint, run[0])
+    kept = checkpoint[other]
+    changed = {
+        "recipe": lambda: kept | {"momentum": 0.5},
+        "seed": lambda: kept + 1,
+        "data": lambda: kept | {"test_images": 36},
+        "history": lambda: [kept[0] | {"test_loss": 9.0}, *kept[1:]],
+    }
+    assert not is_of_run(checkpoint | {other: changed[other]()}, run[0])
+
+
+def test_a_folder_s_name_is_no_pattern(run, tmp_path):
+    shutil.copytree(run[0], tmp_path / "run[1]-2")
+    assert newest_folder(tmp_path / "run[1]") == tmp_path / "run[1]-2"
 
 
 def test_resuming_a_finished_run_changes_nothing(run, tiny, recipe):
