@@ -81,6 +81,7 @@ def test_a_split_is_as_long_as_its_images():
         ({"mean": (0.5, 0.5)}, "three means in 0..1"),
         ({"mean": (125.3, 123.0, 113.9)}, "three means in 0..1"),
         ({"std": (0.2, 0.2, 0.0)}, "three deviations above 0"),
+        ({"std": (63.0, 62.1, 66.7)}, "three deviations above 0, to 1"),
     ],
 )
 def test_a_split_whose_parts_do_not_fit_is_refused(change, message):
@@ -141,6 +142,30 @@ def test_class_names_become_plain_texts_that_a_checkpoint_can_hold(names):
     assert all(type(name) is str for name in split(classes=names).classes)
 
 
+def test_means_and_deviations_become_plain_numbers():
+    thirds = split(mean=np.full(3, 1 / 3), std=np.full(3, 1 / 3))
+    assert all(type(number) is float for number in (*thirds.mean, *thirds.std))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"images": torch.ones(4, 3, 32, 32, dtype=torch.uint8)},
+        {"labels": torch.tensor([0, 1, 2, 2])},
+        {"classes": ("a", "b", "d")},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_the_digest_tells_pixels_labels_and_class_names_apart(change):
+    assert ImageData(split(), split(name="test")).digest == ImageData(split(), split(name="test")).digest
+    shared = change if "classes" in change else {}
+    digests = {
+        ImageData(split(**train), split(name="test", **test)).digest
+        for train, test in (({}, {}), (change, shared), (shared, change))
+    }
+    assert len(digests) == (2 if shared else 3)
+
+
 def test_images_that_lie_one_a_column_have_the_same_fingerprints():
     images = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8)
     columns = images.flatten(1).T.contiguous().T.unflatten(1, (3, 32, 32))
@@ -176,6 +201,8 @@ def test_the_given_path_wins_over_everything(tmp_path, monkeypatch):
     monkeypatch.setenv("S7_DATA", str(picture_folder(tmp_path / "a", "from_s7_data")))
     assert load_cifar10(picture_folder(tmp_path / "b", "given")).classes == ("given",)
     assert load_cifar10(str(tmp_path / "b")).classes == ("given",)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load_cifar10("~/b").classes == ("given",)
 
 
 def test_auto_takes_the_first_there_is(tmp_path, monkeypatch):

@@ -231,6 +231,15 @@ def test_a_hanging_name_look_up_counts_as_no_network(tmp_path, monkeypatch):
         get(tmp_path, "http://cifar.invalid/file.bin")
 
 
+def test_a_mirror_is_looked_for_at_the_port_of_its_address(monkeypatch):
+    asked = []
+    monkeypatch.setattr(download_mirror, "get_environ_proxies", lambda url: {})
+    monkeypatch.setattr(socket, "create_connection", lambda address, **_: asked.append(address) or socket.socket())
+    for url in ("https://a.invalid/file", "http://b.invalid/file", "https://c.invalid:81/file"):
+        download_mirror.check_reachable(url, 5)
+    assert asked == [("a.invalid", 443), ("b.invalid", 80), ("c.invalid", 81)]
+
+
 def test_all_mirrors_share_the_time_in_which_no_network_is_told(tmp_path, monkeypatch):
     granted = []
 

@@ -175,6 +175,27 @@ def test_a_picture_is_the_same_to_training_and_to_predict(tmp_path, cache, mode)
     np.testing.assert_array_equal(images[1], np.rot90(images[0], -1, axes=(1, 2)))
 
 
+def test_what_is_transparent_becomes_white(tmp_path, cache):
+    for split in ("train", "test"):
+        write_parquet(tmp_path / "p", split, [encode(np.zeros((32, 32, 4), np.uint8))], [0])
+    assert (read(tmp_path / "p", cache, progress=False).test_images == 255).all()
+
+
+def test_an_ending_may_be_in_capitals(folders, cache, ten):
+    for picture in [*folders.rglob("*.png")]:
+        picture.rename(picture.with_suffix(".PNG"))
+    assert_same_pixels(read(folders, cache, progress=False), ten)
+
+
+def test_parquet_may_call_its_bytes_large(tmp_path, cache, ten):
+    kind = pa.struct([("bytes", pa.large_binary()), ("path", pa.string())])
+    (tmp_path / "p").mkdir()
+    for split, (pixels, labels) in ten.items():
+        rows = pa.array([{"bytes": encode(p), "path": None} for p in pixels], kind)
+        pq.write_table(pa.table({"img": rows, "label": pa.array(labels)}), tmp_path / "p" / f"{split}-0.parquet")
+    assert_same_pixels(read(tmp_path / "p", cache, progress=False), ten)
+
+
 def test_gif_is_a_picture_too(folders, cache):
     for split in ("train", "test"):
         Image.new("RGB", (32, 32)).save(folders / split / "cat" / "a.gif")
@@ -399,7 +420,7 @@ def test_another_folder_with_the_same_names_sizes_and_times_is_decoded_for_itsel
     assert not (one.train_images == two.train_images).all()
 
 
-@pytest.mark.parametrize("change", ["a file's time", "a file's name", "one file less"])
+@pytest.mark.parametrize("change", ["a file's time", "a file's name", "one file less", "a class's name"])
 def test_changed_picture_folders_are_decoded_anew(folders, cache, monkeypatch, change):
     read(folders, cache, progress=False)
     decoded = decodes(monkeypatch)
@@ -408,6 +429,9 @@ def test_changed_picture_folders_are_decoded_anew(folders, cache, monkeypatch, c
         os.utime(file, (0, 0))
     elif change == "a file's name":
         file.rename(file.with_name("other.png"))
+    elif change == "a class's name":
+        for split in ("train", "test"):
+            (folders / split / "cat").rename(folders / split / "cats")
     else:
         file.unlink()
     read(folders, cache, progress=False)
