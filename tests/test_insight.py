@@ -11,7 +11,16 @@ from torch import nn
 from utils import plots
 from utils.errors import InputError
 from utils.evaluation import Evaluation, evaluate, normalize
-from utils.insight import calibration, confusion_pairs, corrupted, corruptions, grad_cam, last_map, under_corruption
+from utils.insight import (
+    calibration,
+    confusion_pairs,
+    corrupted,
+    corruptions,
+    grad_cam,
+    last_map,
+    standard_error,
+    under_corruption,
+)
 from utils.models import build_model
 
 
@@ -124,6 +133,9 @@ def test_the_figures_say_what_was_found(tiny, network):
     figure = plots.robustness(results)
     widths = [bar.get_width() for bar in figure.axes[0].patches]
     assert widths == pytest.approx([r.accuracy for r in results.values()])
+    (whisker, *_) = figure.axes[0].containers[0].lines[2][0].get_segments()
+    clean = results["as it is"]
+    assert whisker[1][0] - whisker[0][0] == pytest.approx(2 * standard_error(clean.accuracy, 30))
     few = replace(tiny.test, images=tiny.test.images[:30], labels=tiny.test.labels[:30])
     name, transform = list(corruptions().items())[2]
     expected = evaluate(network, corrupted(few, name, transform, seed=5)).probabilities

@@ -32,6 +32,7 @@ def test_samples_show_a_row_of_every_class(tiny):
     assert all(name in texts(figure) for name in (*tiny.classes, "tiny colours"))
     greens = tiny.train.images[tiny.train.labels == 1]
     assert torch.equal(shown(figure.axes[4 + 2]), greens[2].permute(1, 2, 0))
+    assert [axis.get_ylabel() for axis in figure.axes[::4]] == ["red", "green", "blue"]
 
 
 def test_augmented_shows_the_original_first(tiny):
@@ -58,7 +59,7 @@ def test_curves_draw_the_history():
     figure = plots.curves(history, "S7Net", "tiny colours: made by the tests")
     loss, accuracy, rate = figure.axes
     assert [line.get_ydata().tolist() for line in loss.lines] == [[2, 1, 2 / 3], [3, 1.5, 1]]
-    assert accuracy.lines[1].get_ydata().tolist() == [11, 22, 33]
+    assert [line.get_ydata().tolist() for line in accuracy.lines[:2]] == [[10, 20, 30], [11, 22, 33]]
     assert rate.lines[0].get_ydata().tolist() == pytest.approx([0.1, 0.05, 0.1 / 3])
     assert "last epoch 33.00 %" in texts(figure)
     assert "tiny colours: made by the tests" in texts(figure)
@@ -76,6 +77,7 @@ def test_claimed_and_measured_draws_every_line_in_its_network_s_panel():
     assert [line.get_linestyle() for line in first.lines][:3] == ["--", "-", "-"]
     assert first.lines[1].get_color() == first.lines[2].get_color() != first.lines[0].get_color()
     assert (first.get_title(), second.get_title()) == ("004 residual", "s7")
+    assert {line.get_ydata()[0] for line in (first.lines[3], second.lines[0])} == {85}
     assert "tiny colours" in texts(figure)
 
 
@@ -85,9 +87,10 @@ def test_accuracy_is_drawn_against_seconds_a_colour_a_run():
 
     runs = {"s7:fast": [history((10, 60), (20, 85)), history((11, 86))], "old:own": [history((99, 70))]}
     figure = plots.accuracy_by_seconds(runs, 85, "tiny colours")
-    curves = figure.axes[0].lines[:6:2]  # a dot after each
+    curves, dots = figure.axes[0].lines[:6:2], figure.axes[0].lines[1:6:2]  # a dot after each
     assert [list(line.get_xdata()) for line in curves] == [[10, 20], [11], [99]]
     assert [list(line.get_ydata()) for line in curves] == [[60, 85], [86], [70]]
+    assert [dot.get_xydata().tolist() for dot in dots] == [[[20, 85]], [[11, 86]], [[99, 70]]]
     assert curves[0].get_color() == curves[1].get_color() != curves[2].get_color()
     assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["s7:fast", "old:own"]
     assert "tiny colours" in texts(figure)
@@ -103,8 +106,9 @@ def test_a_stacked_bar_has_its_parts_end_to_end():
 
 def test_the_confusion_matrix_shows_every_count(result):
     figure = plots.confusion(result)
-    cells = [int(text.get_text()) for text in figure.axes[0].texts]
-    assert cells == result.confusion.flatten().tolist()
+    cells = {text.get_position()[::-1]: int(text.get_text()) for text in figure.axes[0].texts}  # (y, x): row, column
+    assert [[cells[row, column] for column in range(3)] for row in range(3)] == result.confusion.tolist()
+    assert shown(figure.axes[0]).sum(1).tolist() == pytest.approx([1, 1, 1])  # shares of the images of a class
     assert f"{result.accuracy:.2f} % right of 37 test images" in texts(figure)
     axis = figure.axes[0]
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("answer", "truth")
@@ -116,7 +120,11 @@ def test_mistakes_name_answer_and_truth(result):
     figure = plots.mistakes(result, 5)
     first = result.mistakes(1).item()
     assert torch.equal(shown(figure.axes[0]), result.split.images[first].permute(1, 2, 0))
-    assert f"is {result.split.classes[result.labels[first]]}" in figure.axes[0].get_title()
+    answer, truth = result.predictions[first], result.labels[first]
+    names, percent = result.split.classes, 100 * result.probabilities[first]
+    assert figure.axes[0].get_title() == (
+        f"{names[answer]} {percent[answer]:.0f} %\nis {names[truth]} ({percent[truth]:.0f} %)"
+    )
 
 
 def test_no_mistakes_are_no_error(tiny):
