@@ -7,9 +7,10 @@ from dataclasses import asdict, replace
 import pytest
 
 from benchmarks import seeds, systems, throughput, time_to_accuracy
+from benchmarks.program import program
 from benchmarks.readme import BEGIN, put_into
 from utils.engine import suited
-from utils.errors import InputError
+from utils.errors import InputError, TrainingError
 from utils.history import read_history
 from utils.measured import read_runs
 from utils.models import build_model
@@ -83,6 +84,19 @@ def test_a_run_ends_with_the_epoch_that_gets_there_and_is_not_repeated(tmp_path,
 def test_bad_usage_is_one_line(capsys):
     assert time_to_accuracy.main(["s7:quick", "--data", "digits"]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(None, 0), (InputError("no"), 2), (TrainingError("no"), 1), (KeyboardInterrupt(), 130)]
+)
+def test_a_program_ends_with_the_code_of_what_went_wrong(error, code, capsys):
+    @program
+    def main(arguments=None):
+        if error:
+            raise error
+
+    assert main([]) == code
+    assert capsys.readouterr().err == ("test_benchmarks.py: no\n" if code in (1, 2) else "")
 
 
 def test_the_time_of_a_run_is_told_for_each_kind_of_hardware():
@@ -232,9 +246,9 @@ def test_the_results_name_every_version_that_runs_were_made_with():
     records = [
         {
             "seed": seed,
-            "recipe": {"epochs": 1},
+            "recipe": {"epochs": 2},
             "data": {"provenance": "from somewhere", "test_images": 10},
-            "results": {"test_accuracy": 85.0, "seconds": 1.0, "target": 85.0, "test_evaluations": 1},
+            "results": {"test_accuracy": 85.0, "seconds": 1.0, "target": 85.0, "test_evaluations": 3},
             "parameters": 7,
             "hardware": "a CPU",
             "precision": "fp32",
@@ -244,3 +258,5 @@ def test_the_results_name_every_version_that_runs_were_made_with():
     ]
     table = seeds.as_markdown(Repeats(records), "command", "results.csv")
     assert "Python 3.11, torch 2.14 and 2.15, albumentations 2.0.8" in table
+    for cell in ("from somewhere; 10 test images |", "a CPU; 2 epochs |", "| 3 a run, ", "| parameters | 7 |"):
+        assert cell in table

@@ -9,11 +9,14 @@ import sys
 import onnx
 import pytest
 from PIL import Image
+from test_repeat import runs
 
 from utils.__main__ import main
-from utils.checkpoint import load_checkpoint, write_checkpoint
+from utils.checkpoint import load_checkpoint, load_model, write_checkpoint
+from utils.errors import TrainingError
 from utils.evaluation import evaluate
 from utils.models import MODELS
+from utils.predict import load_picture, predict
 from utils.recipes import RECIPES
 
 
@@ -61,6 +64,14 @@ def test_repeat_says_how_far_the_recipe_can_be_trusted(tmp_path, monkeypatch, ca
     assert "at 95.00 % or more: 0 of 2" in capsys.readouterr().out
     folder = tmp_path / "s7-digits-repeat"
     assert sorted(p.name for p in folder.iterdir()) == ["repeat.csv", "repeat.png", "seed0", "seed1"]
+
+
+def test_repeat_succeeds_if_every_seed_is_at_the_target(tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr("utils.commands.repeat", lambda *arguments, **_: given.append(arguments) or runs(86.0, 85.0))
+    options = ["--data", "digits", "--seeds", "2", "--device", "cpu", "--out", str(tmp_path)]
+    assert main(["repeat", *options]) == 0
+    assert given[0][3:] == (2, tmp_path, "cpu")
 
 
 def test_train_fails_if_the_accuracy_asked_for_is_not_reached(tmp_path):
@@ -149,8 +160,11 @@ def test_predict_shows_three_classes_and_draws_them(run, tmp_path, capsys):
     figure = tmp_path / "out.png"
     assert main(["predict", str(run / "best.pt"), str(tmp_path / "white.jpg"), "--figure", str(figure)]) == 0
     line = capsys.readouterr().out.splitlines()[-1]
-    assert line.startswith(str(tmp_path / "white.jpg"))
-    assert line.count("%") == 3
+    model, checkpoint = load_model(run / "best.pt")
+    picture = load_picture(tmp_path / "white.jpg")[None]
+    percent = 100 * predict(model, picture, checkpoint["mean"], checkpoint["std"])[0]
+    answers = [f"{checkpoint['classes'][k]} {percent[k]:.1f} %" for k in percent.argsort(descending=True)[:3]]
+    assert line == f"{tmp_path / 'white.jpg'}: {', '.join(answers)}"
     assert Image.open(figure).size[0] > 300
 
 
@@ -197,6 +211,7 @@ def test_recipes_lists_every_hyper_parameter(capsys):
         (["repeat", "--args", '{"classes": 2}'], "classes cannot be given there"),
         (["train", "--data", "digits", "--validation", "5000"], "5000 of 1,437 training images cannot be held out"),
         (["export", "no.pt"], "no.pt: no such checkpoint"),
+        (["evaluate", "\x1b[2J.pt"], r"\x1b[2J.pt: no such checkpoint"),  # which would clear the terminal
         (["evaluate", "no.pt"], "no.pt: no such checkpoint"),
         (["predict", "no.pt", "a.png"], "no.pt: no such checkpoint"),
         (["summary", "s8"], "unknown model 's8'"),
@@ -234,6 +249,15 @@ def test_ctrl_c_ends_with_130_and_says_how_to_go_on(tmp_path, monkeypatch, capsy
     monkeypatch.setattr(Trainer, "train", interrupted)
     assert main(["train", "--data", "digits", "--recipe", "digits", "--out", str(tmp_path / "r")]) == 130
     assert "Interrupted" in capsys.readouterr().out
+
+
+def test_a_training_that_cannot_go_on_ends_with_1_and_one_line(monkeypatch, capsys):
+    def failing(*_, **__):
+        raise TrainingError("the loss stopped being a number")
+
+    monkeypatch.setattr("utils.commands.fit", failing)
+    assert main(["train", "--data", "digits"]) == 1
+    assert capsys.readouterr().err == "python -m utils: the loss stopped being a number\n"
 
 
 def test_a_reader_that_has_gone_is_no_traceback():
@@ -399,6 +423,8 @@ def test_audit_of_a_checkpoint_knows_its_recipe_and_its_run(run, capsys):
     shown = capsys.readouterr().out
     assert "360 test images of embedded digits, not CIFAR-10" in shown
     assert "HorizontalFlip with p=0 is never applied" in shown
+    main(["audit", str(run / "best.pt"), "--recipe", "fast"])
+    assert "all three as demanded (recipe fast)" in capsys.readouterr().out
 
 
 def test_audit_credits_a_checkpoint_with_no_other_run_s_results(run, tmp_path, capsys):

@@ -40,6 +40,8 @@ def test_a_fill_other_than_the_mean_is_shown():
     line = "CoarseDropout     p=0.5   1..3 holes of 0.1..0.2 x 0.1..0.2 of the sides, fill = (0.49, 0.48, 0.45)"
     assert describe(A.Compose([holes, A.Normalize(MEAN, STD)])).startswith(line + "\n")
     assert describe(A.Compose([holes])) == line
+    near = A.CoarseDropout((1, 1), (8, 16), (16, 16), fill=(126, 124, 114))  # the mean is (125.3, 123.0, 113.9)
+    assert "hole of 8..16 x 16 pixels, fill = (126" in describe(A.Compose([near, A.Normalize(MEAN, STD)]))
 
 
 def test_an_affine_is_described_in_full():

@@ -1,6 +1,7 @@
 """An ONNX file answers like the network it was made from, or is not written."""
 
 import json
+from types import SimpleNamespace
 
 import onnx
 import onnxruntime
@@ -10,7 +11,7 @@ from torch import nn
 
 from utils.errors import InputError
 from utils.evaluation import normalize
-from utils.export import TOLERANCE, export_onnx
+from utils.export import TOLERANCE, check_answers, export_onnx
 from utils.models import MODELS, build_model
 
 
@@ -38,6 +39,19 @@ def test_the_file_says_what_its_input_and_output_are(tiny, tmp_path, network):
     assert facts() == {"classes": ["red", "green", "blue"], "mean": third, "std": third}
     export_onnx(network, tmp_path / "net.onnx", tiny.test, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), ("cat", "dog", "bird"))
     assert facts() == {"classes": ["cat", "dog", "bird"], "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
+
+
+@pytest.mark.parametrize(
+    ("answer", "tolerance"), [(lambda logits: logits + 0.01, TOLERANCE), (torch.neg, 1e9)], ids=["logits", "classes"]
+)
+def test_logits_or_classes_that_differ_are_each_enough(tiny, network, monkeypatch, answer, tolerance):
+    def session(*_, **__):
+        return SimpleNamespace(run=lambda names, images: [answer(network(torch.from_numpy(images["images"]))).numpy()])
+
+    monkeypatch.setattr("utils.export.onnxruntime.InferenceSession", session)
+    monkeypatch.setattr("utils.export.TOLERANCE", tolerance)
+    with pytest.raises(InputError, match="ONNX Runtime answers otherwise"):
+        check_answers(network.eval(), b"", tiny.test, tiny.mean, tiny.std)
 
 
 def test_answers_that_differ_leave_no_file(tiny, tmp_path, network, monkeypatch):

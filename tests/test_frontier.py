@@ -86,6 +86,8 @@ def test_larger_images_get_fewer_epochs():
     whole_images = replace(recipe, epochs=9, sides=(32,))
     model = build_model("s7")
     assert ablation.variants(recipe, model)["without small images first (9 epochs, as many pixels)"] == whole_images
+    spread = replace(recipe, sides=(8, 8, 8, 32))  # 304 pixels on average, though 14 pixels a side: 3.6 epochs
+    assert "without small images first (4 epochs, as many pixels)" in ablation.variants(spread, model)
     tiny = replace(recipe, epochs=1, sides=(8,))
     assert ablation.variants(tiny, model)["without small images first"].epochs == 1
 
@@ -290,6 +292,8 @@ def test_the_picture_of_the_frontier_names_every_network_once():
     shown = texts(figure)
     assert all(word in shown for word in ("small", "large", "theirs", "somewhere, original pixels", "s7 under strong"))
     assert figure.axes[0].lines[0].get_xydata().tolist() == [[25_000, 84], [200_000, 88]]
+    whiskers = figure.axes[0].containers[0].lines[2][0].get_segments()
+    assert [end - start for (_, start), (_, end) in whiskers] == pytest.approx([0.4, 0])
     assert [label.xy for label in figure.axes[0].texts if label.get_text() == "large"] == [(200_000, 88.3)]
 
 

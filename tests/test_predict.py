@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -17,6 +18,12 @@ def test_a_picture_becomes_its_middle_square(tmp_path):
     assert picture[:, 16, 16].tolist() == [0, 0, 255]
     assert picture[2].min() > 230  # no red from the sides, but for the filter's ringing
     assert load_picture(tmp_path / "wide.png", side=24).shape == (3, 24, 24)
+
+
+def test_a_large_picture_is_averaged_and_not_thinned_out(tmp_path):
+    board = (np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8)  # black and white pixels in turn
+    Image.fromarray(board).save(tmp_path / "board.png")
+    assert (load_picture(tmp_path / "board.png").float() - 127.5).abs().max() < 30
 
 
 @pytest.mark.parametrize(("mode", "color", "pixel"), [("L", 77, [77] * 3), ("RGBA", (0, 0, 0, 0), [255] * 3)])
