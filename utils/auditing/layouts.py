@@ -89,6 +89,11 @@ def size_of(axis: Axis) -> int:
     return prod(part.size if isinstance(part, Strand) else part for part in axis)
 
 
+def is_spatial(axis: Axis) -> bool:
+    """Whether it runs along the image's height or width, alone or merged with other axes."""
+    return any(isinstance(part, Strand) for part in axis)
+
+
 def both(a: tuple | None, b: tuple | None) -> tuple | None:
     """The span that covers two; None covers nothing."""
     return join(span for span in (a, b) if span is not None) if a or b else None
@@ -117,9 +122,9 @@ def merged(layouts: Sequence[Layout], operation: Operation) -> Layout:
 
 def union(a: Axis, b: Axis) -> Axis:
     """The axis of a result that takes from `a` and from `b` at the same position."""
-    if not any(isinstance(part, Strand) for part in a):
+    if not is_spatial(a):
         return b
-    if not any(isinstance(part, Strand) for part in b):
+    if not is_spatial(b):
         return a
     if [(p.side, p.size) if isinstance(p, Strand) else p for p in a] != [
         (p.side, p.size) if isinstance(p, Strand) else p for p in b
@@ -132,7 +137,7 @@ def union(a: Axis, b: Axis) -> Axis:
 def moved(layout: Layout, number: int, size: int, **taps) -> Layout:
     """`layout` with a new line along one axis: `taps` are the arguments of `Line.through`."""
     axis = layout.axes[number]
-    if not any(isinstance(part, Strand) for part in axis):
+    if not is_spatial(axis):
         return layout.with_axis(number, size)
     if len(axis) > 1:
         raise Unfollowed("a window runs over an axis into which height and width are merged")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from utils.auditing.layouts import Strand, Taps
+from utils.auditing.layouts import Strand, Taps, is_spatial
 from utils.auditing.paths import made_of
 from utils.trace import Operation, operands
 
@@ -43,7 +43,7 @@ def takes_maximum(anatomy: Anatomy, operation: Operation) -> bool:
     rank = len(known[0].axes)
     numbers = range(rank) if dim in (None, ()) else [d % rank for d in ((dim,) if isinstance(dim, int) else dim)]
     if operation.index in anatomy.behind_the_map:
-        return any(isinstance(part, Strand) for n in numbers for part in known[0].axes[n])
+        return any(is_spatial(known[0].axes[n]) for n in numbers)
     return any(isinstance(part, (Strand, Taps)) for n in numbers for part in known[0].axes[n])
 
 

@@ -27,6 +27,7 @@ from utils.auditing.layouts import (
     dimensions,
     first,
     inputs_of,
+    is_spatial,
     merged,
     plain,
     shrunk,
@@ -84,7 +85,7 @@ def whole_of(layout: Layout, operand: Operand) -> Layout:
         raise Unfollowed("a part of a tensor is written in place")
     for number, (size, expected) in enumerate(zip(sizes, operand.shape, strict=True)):
         if size != expected:
-            if any(isinstance(part, Strand) for part in layout.axes[number]):
+            if is_spatial(layout.axes[number]):
                 raise Unfollowed("a part of a map is written in place")
             layout = layout.with_axis(number, expected)
     return layout
@@ -204,7 +205,7 @@ def halved(operation: Operation, look: Look) -> Layout:
     """Gated linear unit: one half of an axis times a function of the other half."""
     layout = first(operation, look)
     number = argument(operation, "dim", -1) % len(layout.axes)
-    if any(isinstance(part, Strand) for part in layout.axes[number]):
+    if is_spatial(layout.axes[number]):
         raise Unfollowed("it halves height or width")
     return layout.with_axis(number, operation.shape[number])
 

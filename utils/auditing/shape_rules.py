@@ -18,6 +18,7 @@ from utils.auditing.layouts import (
     dimensions,
     first,
     inputs_of,
+    is_spatial,
     merged,
     moved,
     plain,
@@ -129,7 +130,7 @@ def repeated(operation: Operation, look: Look) -> Layout:
     layout = first(operation, look)
     axes = [(1,)] * (len(operation.shape) - len(layout.axes)) + list(layout.axes)
     for number, times in enumerate(operation.arguments["repeats"]):
-        if times > 1 and any(isinstance(part, Strand) for part in axes[number]):
+        if times > 1 and is_spatial(axes[number]):
             raise Unfollowed("it repeats a map side by side")
         axes[number] = axes[number] if times == 1 else (operation.shape[number],)
     return replace(layout, axes=tuple(axes))
@@ -144,7 +145,7 @@ def chosen(operation: Operation, look: Look) -> Layout:
         (number,) = (i for i, index in enumerate(operation.arguments["indices"]) if index is not None)
     if len(inputs_of(operation, look)) > 1 or len(operation.shape) != len(layout.axes):
         raise Unfollowed(f"there is no rule for {operation.function} by what the image says")
-    if any(isinstance(part, Strand) for part in layout.axes[number]):
+    if is_spatial(layout.axes[number]):
         raise Unfollowed(f"there is no rule for {operation.function} along height or width")
     return layout.with_axis(number, operation.shape[number])
 
@@ -182,7 +183,7 @@ def stacked(operation: Operation, look: Look) -> Layout:
             joined = (Taps(len(layouts)),)
         layouts = [replace(x, axes=(*x.axes[:number], (1,), *x.axes[number:])) for x in layouts]
     pieces = [layout.axes[number] for layout in layouts]
-    if any(isinstance(part, Strand) for piece in pieces for part in piece):
+    if any(map(is_spatial, pieces)):
         joined = continued(pieces, operation.shape[number])
     beside = [layout.with_axis(number, operation.shape[number]) for layout in layouts]
     return merged(beside, operation).with_axis(number, *joined)
