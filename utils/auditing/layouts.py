@@ -81,6 +81,11 @@ class Layout:
             axes[number] = (size_of(self.axes[number]),)
         return Layout(tuple(axes), tuple(spans), mixed_by)
 
+    def also_seeing(self, other: Layout) -> Layout:
+        """The layout where every position sees, besides, what all positions of `other` see alike."""
+        spans = tuple(both(a, b) for a, b in zip(self.spans, other.spans, strict=True))
+        return replace(self, spans=spans, mixed_by=self.mixed_by | other.mixed_by)
+
     def without(self, numbers: Sequence[int]) -> Layout:
         return replace(self, axes=tuple(axis for i, axis in enumerate(self.axes) if i not in numbers))
 
@@ -107,17 +112,16 @@ def plain(shape: Sequence[int]) -> Layout:
 def merged(layouts: Sequence[Layout], operation: Operation) -> Layout:
     """Of a result that takes from each input at the same position."""
     shape = operation.shape
-    spans, mixed_by, axes = [None, None], frozenset(), [(size,) for size in shape]
+    result = plain(shape)
     for layout in layouts:
         offset = len(shape) - len(layout.axes)
         spread = [i for i, axis in enumerate(layout.axes) if size_of(axis) == 1 != shape[offset + i]]
         layout = layout.blurred(spread, operation.index)
-        spans = [both(a, b) for a, b in zip(spans, layout.spans, strict=True)]
-        mixed_by |= layout.mixed_by
-        for i, axis in enumerate(layout.axes):
-            if size_of(axis) == shape[offset + i]:
-                axes[offset + i] = union(axes[offset + i], axis)
-    return Layout(tuple(axes), tuple(spans), mixed_by)
+        result = result.also_seeing(layout)
+        for number, axis in enumerate(layout.axes, offset):
+            if size_of(axis) == shape[number]:
+                result = result.with_axis(number, *union(result.axes[number], axis))
+    return result
 
 
 def union(a: Axis, b: Axis) -> Axis:

@@ -23,7 +23,6 @@ from utils.auditing.layouts import (
     Look,
     Strand,
     argument,
-    both,
     dimensions,
     first,
     inputs_of,
@@ -153,8 +152,7 @@ def mixing(operation: Operation, look: Look) -> Layout:
 
 def statistics(layout: Layout, numbers: Sequence[int], by: int) -> Layout:
     """Normalised by the mean over some axes: a position sees what it saw, and all the others through the mean."""
-    seen = layout.blurred(numbers, by)
-    return replace(layout, spans=seen.spans, mixed_by=seen.mixed_by)
+    return layout.also_seeing(layout.blurred(numbers, by))
 
 
 def batch_norm(operation: Operation, look: Look) -> Layout:
@@ -184,10 +182,9 @@ def product(operation: Operation, look: Look) -> Layout:
     right = right.blurred([len(right.axes) - 2], operation.index)
     if left.strands and right.strands:  # as in attention: every row sees what all columns see
         right = right.blurred([len(right.axes) - 1], operation.index)
-    spans = tuple(both(a, b) for a, b in zip(left.spans, right.spans, strict=True))
     batch = [union(a, b) for a, b in zip(left.axes[:-2], right.axes[:-2], strict=True)]
     axes = (*batch, left.axes[-2], right.axes[-1])
-    return merged([Layout(axes, spans, left.mixed_by | right.mixed_by), *added], operation)
+    return merged([replace(left.also_seeing(right), axes=axes), *added], operation)
 
 
 def attention(operation: Operation, look: Look) -> Layout:
@@ -195,9 +192,7 @@ def attention(operation: Operation, look: Look) -> Layout:
     query, *others = inputs_of(operation, look)[:3]
     rows = query.blurred([3], operation.index)
     for other in others:
-        seen = other.blurred([2, 3], operation.index)
-        spans = tuple(both(a, b) for a, b in zip(rows.spans, seen.spans, strict=True))
-        rows = replace(rows, spans=spans, mixed_by=rows.mixed_by | seen.mixed_by)
+        rows = rows.also_seeing(other.blurred([2, 3], operation.index))
     return rows.with_axis(3, operation.shape[3])
 
 

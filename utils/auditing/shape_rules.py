@@ -14,7 +14,6 @@ from utils.auditing.layouts import (
     Strand,
     Taps,
     argument,
-    both,
     dimensions,
     first,
     inputs_of,
@@ -48,10 +47,8 @@ def reshaped(operation: Operation, look: Look) -> Layout:
             axis.append(taken)
         axes.append(whole(axis))
     gone += parts
-    result = replace(layout, axes=tuple(axes))
     lost = Layout(tuple((part,) for part in gone)).blurred(range(len(gone)), operation.index)
-    spans = tuple(both(a, b) for a, b in zip(result.spans, lost.spans, strict=True))
-    return replace(result, spans=spans, mixed_by=result.mixed_by | lost.mixed_by)
+    return replace(layout, axes=tuple(axes)).also_seeing(lost)
 
 
 def divided(part: int | Strand, size: int) -> list[int | Strand]:
