@@ -162,7 +162,7 @@ def audit(
                 depthwise_row(anatomy),
                 dilated_row(anatomy),
                 gap_row(anatomy),
-                params_row(network, shape, anatomy.recorder, lazy=has_lazy(model)),
+                params_row(network, anatomy.recorder, lazy=has_lazy(model)),
             ]
     parameters = [p for p in network.parameters() if not nn.parameter.is_lazy(p)]
     return Report(
@@ -211,7 +211,7 @@ def first_that_runs(network: nn.Module, shape: tuple[int, ...]) -> tuple[nn.Modu
             with torch.no_grad():
                 if has_lazy(candidate):
                     candidate(image)  # its lazy layers take their sizes from the first image
-                return candidate, Anatomy(record(candidate, image, keep_values=True), shape)
+                return candidate, Anatomy(record(candidate, image, keep_values=True))
         except Exception as error:  # whatever a network may raise
             first = first or error
     raise first
@@ -228,5 +228,5 @@ def fault(error: Exception) -> str:
 def rows_without_a_run(model: nn.Module) -> list[Requirement]:
     """What can be said of a network that does not run."""
     ids = ("structure", "max_pooling", "bonus", "rf", "depthwise", "dilated", "gap")
-    parameters = unjudged("params", NOT_RUN) if has_lazy(model) else params_row(model, None)
+    parameters = unjudged("params", NOT_RUN) if has_lazy(model) else params_row(model)
     return [*(unjudged(id, NOT_RUN) for id in ids), parameters]

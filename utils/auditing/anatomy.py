@@ -28,12 +28,11 @@ class Anatomy:
         live: the operations that the network's answer depends on.
     """
 
-    def __init__(self, recorder: Recorder, shape: Sequence[int]):
+    def __init__(self, recorder: Recorder):
         self.recorder = recorder
         self.operations = recorder.operations
-        batch = recorder.image_shape[0]
-        self.found = layouts(self.operations, (batch, *shape))
-        self.image = image_layout((batch, *shape))
+        self.found = layouts(self.operations, recorder.image_shape)
+        self.image = image_layout(recorder.image_shape)
         self.live = made_of(self.operations, [operand.source for operand in recorder.outputs])
         self.consumers: dict[int, list[int]] = {}
         for operation in self.operations:

@@ -73,7 +73,7 @@ def effective_fields(
     with random_states_kept(), uncompiled():
         network = copied(model).cpu().float().eval().requires_grad_(False)
         with torch.no_grad():
-            anatomy = Anatomy(record(network, torch.ones(1, *shape)), shape)
+            anatomy = Anatomy(record(network, torch.ones(1, *shape)))
         names = names or modules_to_show(network, shape)
         outputs = outputs_of(network, names)
         gradients: dict[str, Tensor] = {}

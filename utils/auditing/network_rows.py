@@ -179,15 +179,13 @@ def averages_by_numbers(anatomy: Anatomy) -> bool:
     return bool(found) and not past.intersection(anatomy.last_maps) and not takes_image
 
 
-def params_row(
-    model: nn.Module, shape: Sequence[int] | None, recorder: Recorder | None = None, lazy: bool = False
-) -> Requirement:
+def params_row(model: nn.Module, recorder: Recorder | None = None, lazy: bool = False) -> Requirement:
     """Every parameter once. torchsummary's total, which many quote, is named where it differs.
 
     Args:
-        shape: channels, height, width of an image to run the model on; None: it does not run.
-        recorder: of the run: the parameters of layers in a plain list are none of the model's, but count, and so does
-            what else it multiplies with that is nobody's parameter.
+        recorder: of the run; None: the model does not run. It knows parameters that the model does not, of layers in a
+            plain list, and weights that are no parameters at all: both count.
+        lazy: whether the model had lazy layers, whose parameters are only there since the run.
     """
     total = sum(p.numel() for p in model.parameters())
     known = set(map(id, model.parameters()))
@@ -204,7 +202,7 @@ def params_row(
     if hidden:
         said += f"; besides {hidden:,} weights that are no parameters: buffers or constants"
     where: list[str] = []
-    other = total if shape is None else torchsummary_total(model, shape)
+    other = torchsummary_total(model, recorder.image_shape[1:]) if recorder else total
     if other not in (None, total):
         said += f"; torchsummary says {other:,}"
         where = [n for n, p in model.named_parameters() if n.rpartition(".")[2] not in ("weight", "bias")]
