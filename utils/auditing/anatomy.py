@@ -39,6 +39,11 @@ class Anatomy:
             for source in operation.inputs:
                 self.consumers.setdefault(source, []).append(operation.index)
 
+    @property
+    def live_operations(self) -> list[Operation]:
+        """Those of `live`, in the order in which they ran."""
+        return [operation for operation in self.operations if operation.index in self.live]
+
     def layout(self, index: int) -> Layout | None:
         found = self.found[index]
         return None if isinstance(found, Unfollowed) else found[0]
@@ -54,8 +59,8 @@ class Anatomy:
     @cached_property
     def convolutions(self) -> list[Convolution]:
         """Those with a two-dimensional kernel that the answer depends on, in the order in which they ran."""
-        live = [o for o in self.operations if o.function == "convolution" and o.index in self.live]
-        return [c for c in map(convolution_of, live) if len(c.kernel) == 2]
+        ran = [o for o in self.live_operations if o.function == "convolution"]
+        return [c for c in map(convolution_of, ran) if len(c.kernel) == 2]
 
     @cached_property
     def body(self) -> list[Convolution]:
@@ -84,7 +89,7 @@ class Anatomy:
     @cached_property
     def max_pools(self) -> list[Operation]:
         """The operations that take the largest of several positions of a map, in whatever way."""
-        live = [o for o in self.operations if o.index in self.live]
+        live = self.live_operations
         found = {o.index for o in live if takes_maximum(self, o)}
         found |= {largest.index for o in live if o.index not in found and (largest := worked_out(self, o))}
         return [self.operations[index] for index in sorted(found)]
@@ -97,7 +102,7 @@ class Anatomy:
     @cached_property
     def average_pools(self) -> list[Operation]:
         """Average pools that leave a map."""
-        return [o for o in self.operations if o.index in self.live and self.averages_windows(o)]
+        return [o for o in self.live_operations if self.averages_windows(o)]
 
     def averages_windows(self, operation: Operation) -> bool:
         before, after = self.input_layout(first_operand(operation)), self.layout(operation.index)

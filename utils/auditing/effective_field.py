@@ -139,7 +139,7 @@ def is_map(output) -> bool:
 
 def spans(anatomy: Anatomy, name: str) -> tuple[tuple[int, int], tuple[int, int]] | None:
     """The pixels that the middle of a module's output can depend on."""
-    inside = [o for o in anatomy.operations if o.index in anatomy.live and f"{o.module}.".startswith(f"{name}.")]
+    inside = [o for o in anatomy.live_operations if f"{o.module}.".startswith(f"{name}.")]
     layout = anatomy.layout(inside[-1].index) if inside else None
     if layout is None or not layout.is_map:
         return None

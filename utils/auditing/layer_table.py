@@ -60,9 +60,7 @@ def layer_table(anatomy: Anatomy) -> Layers:
     """Every layer that the answer depends on, in the order in which they ran."""
     by_index = {c.operation.index: c for c in anatomy.convolutions}
     rows = []
-    for operation in anatomy.operations:
-        if operation.index not in anatomy.live:
-            continue
+    for operation in anatomy.live_operations:
         kind = by_index[operation.index].kind if operation.index in by_index else kind_of(anatomy, operation)
         if kind:
             layout = anatomy.layout(operation.index)

@@ -40,7 +40,7 @@ def structure_faults(anatomy: Anatomy, blocks: int) -> Iterator[str]:
     if between:
         yield f"pooling in {names(map(name_of, between))}"
     convolutions = {c.operation.index for c in anatomy.convolutions}
-    changes = [(o, anatomy.jump_changes(o)) for o in anatomy.operations if o.index in anatomy.live]
+    changes = [(o, anatomy.jump_changes(o)) for o in anatomy.live_operations]
     other = [o for o, change in changes if change > 0 and o.index not in convolutions and o not in pools]
     other = [o for o in other if not anatomy.is_shortcut(o)]
     if other:
@@ -75,7 +75,7 @@ def block_sizes(anatomy: Anatomy, block: Sequence[Convolution]) -> str:
 
 def max_pooling_row(anatomy: Anatomy) -> Requirement:
     found = list(map(name_of, anatomy.max_pools))
-    lost = [o for o in anatomy.operations if o.index in anatomy.live and may_take_maximum(anatomy, o)]
+    lost = [o for o in anatomy.live_operations if may_take_maximum(anatomy, o)]
     if lost and not found:
         where, why = names(f"{o.function} in {name_of(o)}" for o in lost), anatomy.why_unfollowed()
         return unjudged("max_pooling", f"{where} comes where the layer algebra stops: {why}")
