@@ -24,14 +24,14 @@ class Anatomy:
 
     Attributes:
         operations: the trace.
-        found: for every operation the layouts of its results, or why the algebra could not follow.
+        layouts: for every operation those of its results, or why the algebra could not follow.
         live: the operations that the network's answer depends on.
     """
 
     def __init__(self, recorder: Recorder):
         self.recorder = recorder
         self.operations = recorder.operations
-        self.found = layouts(self.operations, recorder.image_shape)
+        self.layouts = layouts(self.operations, recorder.image_shape)
         self.image = image_layout(recorder.image_shape)
         self.live = made_of(self.operations, [operand.source for operand in recorder.outputs])
         self.consumers: dict[int, list[int]] = {}
@@ -45,7 +45,7 @@ class Anatomy:
         return [operation for operation in self.operations if operation.index in self.live]
 
     def layout(self, index: int) -> Layout | None:
-        found = self.found[index]
+        found = self.layouts[index]
         return None if isinstance(found, Unfollowed) else found[0]
 
     def input_layout(self, operand: Operand) -> Layout | None:
@@ -53,7 +53,7 @@ class Anatomy:
             return None
         if operand.source == IMAGE:
             return self.image
-        found = self.found[operand.source]
+        found = self.layouts[operand.source]
         return None if isinstance(found, Unfollowed) else found[operand.result]
 
     @cached_property
@@ -70,13 +70,13 @@ class Anatomy:
     @cached_property
     def last_maps(self) -> list[int]:
         """The last maps on the ways to the answer: what the global average, or whatever is there, takes."""
-        return last_maps(self.recorder, self.found)
+        return last_maps(self.recorder, self.layouts)
 
     @cached_property
-    def closers(self) -> list[Operation]:
+    def global_pools(self) -> list[Operation]:
         """The operations after the last maps whose result has lost height or width, as a global average's has."""
         result = []
-        for index in sorted(self.behind_the_map):
+        for index in sorted(self.after_last_maps):
             operation = self.operations[index]
             inputs = [self.input_layout(o) for o in operands(operation.arguments)]
             before = {s.side for layout in inputs if layout for s in layout.strands}
@@ -95,7 +95,7 @@ class Anatomy:
         return [self.operations[index] for index in sorted(found)]
 
     @cached_property
-    def behind_the_map(self) -> set[int]:
+    def after_last_maps(self) -> set[int]:
         """The live operations on which no last map depends: they come after those, or on a way past them."""
         return self.live - made_of(self.operations, self.last_maps)
 
@@ -212,13 +212,14 @@ class Anatomy:
 
     def why_unfollowed(self) -> str:
         """Why the algebra could not follow the first operation that it could not, of those the answer depends on."""
-        return next((str(self.found[i]) for i in sorted(self.live) if isinstance(self.found[i], Unfollowed)), "")
+        results = (self.layouts[index] for index in sorted(self.live))
+        return next((str(result) for result in results if isinstance(result, Unfollowed)), "")
 
     def last_layouts(self) -> list[Layout]:
         """The layouts of the last maps; raises `Unfollowed` as `field` does."""
         for index in self.last_maps:
-            if isinstance(self.found[index], Unfollowed):
-                raise self.found[index]
+            if isinstance(self.layouts[index], Unfollowed):
+                raise self.layouts[index]
         maps = [self.layout(index) for index in self.last_maps]
         if not maps or not all(layout.is_map for layout in maps):
             raise Unfollowed("there is no map of positions: it looks at the image as a whole at once")

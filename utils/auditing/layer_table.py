@@ -73,7 +73,7 @@ def layer_table(anatomy: Anatomy) -> Layers:
 def kind_of(anatomy: Anatomy, operation: Operation) -> str | None:
     """The words for a layer that is no convolution; None if it is none that belongs into a table of layers."""
     name = operation.function
-    if operation in anatomy.closers and name in AVERAGES and (name != "avg_pool2d" or takes_whole_map(operation)):
+    if operation in anatomy.global_pools and name in AVERAGES and (name != "avg_pool2d" or takes_whole_map(operation)):
         return "global average"
     if operation in anatomy.max_pools:
         kernel = operation.arguments.get("kernel_size")

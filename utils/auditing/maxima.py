@@ -42,7 +42,7 @@ def takes_maximum(anatomy: Anatomy, operation: Operation) -> bool:
     dim = operation.arguments.get("dim", -1 if operation.function in LAST else None)
     rank = len(known[0].axes)
     numbers = range(rank) if dim in (None, ()) else [d % rank for d in ((dim,) if isinstance(dim, int) else dim)]
-    if operation.index in anatomy.behind_the_map:
+    if operation.index in anatomy.after_last_maps:
         return any(is_spatial(known[0].axes[n]) for n in numbers)
     return any(isinstance(part, (Strand, Taps)) for n in numbers for part in known[0].axes[n])
 

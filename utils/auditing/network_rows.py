@@ -36,7 +36,7 @@ def structure_faults(anatomy: Anatomy, blocks: int) -> Iterator[str]:
     if blocks != 4:
         yield f"{blocks} {'block' if blocks == 1 else 'blocks'}"
     pools = [*anatomy.max_pools, *anatomy.average_pools]
-    between = [o for o in pools if o.index not in anatomy.behind_the_map]
+    between = [o for o in pools if o.index not in anatomy.after_last_maps]
     if between:
         yield f"pooling in {names(map(name_of, between))}"
     convolutions = {c.operation.index for c in anatomy.convolutions}
@@ -47,7 +47,7 @@ def structure_faults(anatomy: Anatomy, blocks: int) -> Iterator[str]:
         yield f"reduced without a convolution in {names(map(name_of, other))}"
     if any(change < 0 for _, change in changes):
         yield "it enlarges its map again"
-    if not anatomy.closers and not any(len(o.shape) == 2 for o in anatomy.recorder.outputs):
+    if not anatomy.global_pools and not any(len(o.shape) == 2 for o in anatomy.recorder.outputs):
         yield "no output block"
 
 
@@ -115,12 +115,12 @@ def dilated_row(anatomy: Anatomy) -> Requirement:
 
 def gap_row(anatomy: Anatomy) -> Requirement:
     """An average over the whole map, however it is written, on every way to the answer."""
-    closers = anatomy.closers
-    wrong = [o for o in closers if not averages(anatomy, o)]
-    where = map(name_of, wrong or closers)
-    if not closers and (why := anatomy.why_unfollowed()):
+    pools = anatomy.global_pools
+    wrong = [o for o in pools if not averages(anatomy, o)]
+    where = map(name_of, wrong or pools)
+    if not pools and (why := anatomy.why_unfollowed()):
         return unjudged("gap", f"the layer algebra stops where {why}")
-    if not closers:
+    if not pools:
         return row("gap", "none: the answer is not made of a pooled map", False)
     if wrong and averages_by_numbers(anatomy):
         return row("gap", "global average pooling", True, where)
@@ -167,7 +167,7 @@ def averages_by_numbers(anatomy: Anatomy) -> bool:
         for operation in anatomy.operations:
             result = anatomy.recorder.values[operation.index][0]
             if (
-                operation.index in anatomy.behind_the_map
+                operation.index in anatomy.after_last_maps
                 and result.is_floating_point()
                 and result.numel() == average.numel()
                 and nearly_equal(result.flatten(), average.flatten())
