@@ -55,8 +55,12 @@ class Operation:
     module: str  # dotted name of the innermost module whose `forward` called it, "" for the network itself
     arguments: dict[str, Any]  # by ATen's names (weight, stride, padding, ...); each tensor an `Operand`
     inputs: tuple[int, ...]  # the operations, or `IMAGE`, whose results it took
-    shape: tuple[int, ...]  # of its first result, batch axis included
-    shapes: tuple[tuple[int, ...], ...] = ()  # of all its results
+    shapes: tuple[tuple[int, ...], ...]  # of its results, batch axis included
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of its first result, for most operations the only one."""
+        return self.shapes[0]
 
 
 def trace(model: nn.Module, input_shape: Sequence[int]) -> Recorder:
@@ -241,7 +245,7 @@ class Recorder(TorchDispatchMode):
             shapes = tuple(tuple(r.shape) for r in results)
             if self.keep_values:  # before anything is written into them
                 self.values.append([r.detach().clone() for r in results])
-            self.operations.append(Operation(index, name, module, described, inputs, shapes[0], shapes))
+            self.operations.append(Operation(index, name, module, described, inputs, shapes))
             for which, tensor in enumerate(results):
                 self.sources[id(tensor)] = (index, which)
             for argument in schema:
