@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from conftest import tiny_network
 from torch import nn
 
-from utils.engine import fit, suited, unpaired
+from utils.engine import fit, suited, why_not_imposed
 from utils.errors import InputError
 from utils.models import MODELS, build_model
 from utils.recipes import OPTIMIZERS
-from utils.symmetry import MirrorSymmetry, asymmetry, mirrored
+from utils.symmetry import MirrorSymmetry, mirrored, why_not_symmetric
 from utils.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -191,12 +191,12 @@ WHY_NOT |= {
 
 @pytest.mark.parametrize("why", WHY_NOT)
 def test_a_network_that_it_does_not_suit_is_known(why):
-    assert asymmetry(WHY_NOT[why]).startswith(why)
+    assert why_not_symmetric(WHY_NOT[why]).startswith(why)
 
 
 @pytest.mark.parametrize("name", WHOLE)
 def test_it_suits_our_networks_and_the_five(name):
-    assert asymmetry(build_model(name)) == ""
+    assert why_not_symmetric(build_model(name)) == ""
 
 
 def test_a_network_that_it_does_not_suit_learns_without_it_and_the_log_says_why(tiny, recipe, tmp_path):
@@ -235,7 +235,8 @@ def test_a_head_that_is_not_the_last_of_the_layers_is_noticed(tiny, recipe):
     assert suited(asked, Shuffled(nn.ReLU())).mirror_symmetric
     for last in (nn.Linear(8, 3), nn.Conv2d(3, 8, 1)):
         assert not suited(asked, Shuffled(last)).mirror_symmetric
-        assert unpaired(Shuffled(last), 32) == "head answers with the classes, but last is the last of its layers"
+        why = why_not_imposed(Shuffled(last), 32)
+        assert why == "head answers with the classes, but last is the last of its layers"
 
 
 @pytest.mark.parametrize(
@@ -252,7 +253,7 @@ def test_a_head_that_is_not_the_last_of_the_layers_is_noticed(tiny, recipe):
 def test_groups_that_part_pairs_are_noticed(channels, groups, parts):
     first, layer = nn.Conv2d(3, channels[0], 3, padding=1), nn.Conv2d(*channels, 3, padding=1, groups=groups)
     model = nn.Sequential(first, layer, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels[1], 3))
-    assert bool(asymmetry(model)) == parts
+    assert bool(why_not_symmetric(model)) == parts
     MirrorSymmetry(model).impose()
     images = some_images()
     assert torch.allclose(model(images), model(images.flip(3)), atol=1e-6) != parts

@@ -26,7 +26,7 @@ from utils.errors import InputError, TrainingError, check_seed
 from utils.evaluation import answer_shape, check_compatible, check_unseen, evaluate
 from utils.recipes import Recipe
 from utils.runs import AS_BUILT, Run
-from utils.symmetry import MirrorSymmetry, asymmetry
+from utils.symmetry import MirrorSymmetry, why_not_symmetric
 from utils.trace import forward_hooks
 from utils.trainer import Trainer
 from utils.transforms import POLICIES, BatchPolicy, check_normalized, per_image_loader
@@ -150,7 +150,7 @@ def describe_changes(model: nn.Module, asked: Recipe, recipe: Recipe) -> list[st
     if recipe.sides != asked.sides:
         changes.append(f"Image sides {recipe.sides} instead of {asked.sides}: the network cannot take the smaller ones")
     if recipe.mirror_symmetric != asked.mirror_symmetric:
-        changes.append(f"Mirror symmetry is not imposed: {unpaired(model, max(recipe.sides))}")
+        changes.append(f"Mirror symmetry is not imposed: {why_not_imposed(model, max(recipe.sides))}")
     rates = {module.p for module in model.modules() if isinstance(module, nn.Dropout)} - {recipe.dropout}
     if rates and recipe.dropout is not None:
         own = ", ".join(f"{rate:g}" for rate in sorted(rates))
@@ -214,11 +214,11 @@ def suited(recipe: Recipe, model: nn.Module) -> Recipe:
     if max(recipe.sides) not in usable:
         raise InputError(f"{type(model).__name__} cannot take images of {max(recipe.sides)} pixels, a recipe's side")
     sides = tuple(min(u for u in usable if u >= side) for side in recipe.sides)
-    symmetric = recipe.mirror_symmetric and not unpaired(model, max(sides))
+    symmetric = recipe.mirror_symmetric and not why_not_imposed(model, max(sides))
     return replace(recipe, sides=sides, mirror_symmetric=symmetric)
 
 
-def unpaired(model: nn.Module, side: int) -> str:
+def why_not_imposed(model: nn.Module, side: int) -> str:
     """Why a recipe cannot keep the network mirror-symmetric; "" if it can.
 
     `MirrorSymmetry` takes the last of its layers for the one that answers with the classes, so that has to be true.
@@ -229,7 +229,7 @@ def unpaired(model: nn.Module, side: int) -> str:
         answer_shape(model, (3, side, side))
     if ran and ran[-1] is not (last := list(names)[-1]):
         return f"{names[ran[-1]]} answers with the classes, but {names[last]} is the last of its layers"
-    return asymmetry(model)
+    return why_not_symmetric(model)
 
 
 def epoch_batches(

@@ -25,8 +25,8 @@ class MirrorSymmetry:
     only as far as a shift by a pixel changes nothing.
 
     Args:
-        model: one in which `asymmetry` finds nothing. What its last convolution or linear layer answers with, and what
-            comes after that, are the classes.
+        model: one of which `why_not_symmetric` says "". What its last convolution or linear layer answers with, and
+            what comes after that, are the classes.
 
     Source: T. Cohen, M. Welling, "Group Equivariant Convolutional Networks", arXiv 1602.07576, for the group of two.
     """
@@ -65,7 +65,7 @@ class MirrorSymmetry:
                 parameter.grad.copy_(symmetric.view_as(parameter))  # in its place, channels last if it was
 
 
-def asymmetry(model: nn.Module) -> str:
+def why_not_symmetric(model: nn.Module) -> str:
     """Why a network cannot be kept mirror-symmetric by its channels alone; "" if nothing speaks against it.
 
     Its weights must be those of convolutions, of norms with one weight a channel, and of linear layers that take

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.errors import InputError
-from utils.symmetry import asymmetry, with_mirror_images
+from utils.symmetry import why_not_symmetric, with_mirror_images
 
 
 class MirroredConv2d(nn.Conv2d):
@@ -99,7 +99,7 @@ def in_mirror_pairs(network: nn.Module) -> nn.Module:
         InputError: it has other layers with parameters, or the channels of one cannot be pairs; it stays as it is.
     """
     kinds = [type(layer) for layer in network.modules() if next(layer.parameters(recurse=False), None) is not None]
-    reason = asymmetry(network)
+    reason = why_not_symmetric(network)
     if not set(kinds) <= set(MIRRORED) or nn.Linear in kinds[:-1] or kinds[-1:] != [nn.Linear]:
         reason = "it must consist of convolutions and batch norms and end with its only linear layer"
     if reason:
