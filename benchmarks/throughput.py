@@ -32,13 +32,13 @@ from benchmarks.readme import of_data
 from utils import RECIPES, ImageData, build_model, evaluate, load_cifar10
 from utils.data import Split
 from utils.device import autocast, cpu_has_bf16, describe_hardware, pick_device
-from utils.engine import epoch_batches, recipe_policy, suited
+from utils.engine import epoch_batches, suited
 from utils.optim import set_rate
 from utils.plots import stacked_bar
 from utils.systems import multiply_adds
 from utils.tables import as_table
 from utils.trainer import Trainer, resize
-from utils.transforms import BatchPolicy, per_image_loader
+from utils.transforms import BatchPolicy, per_image_loader, recipe_policy
 
 STAGES = ("gather", "augment", "forward", "backward", "optimiser")
 PRODUCTS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -118,7 +118,7 @@ def wait(device: torch.device) -> None:
 def stage_seconds(trainer: Trainer, data: ImageData, batches: int = 30) -> dict[str, float]:
     """Seconds an image of each stage, over some batches of one epoch."""
     recipe, device, model = trainer.recipe, trainer.device, trainer.model
-    augment, generator = BatchPolicy(recipe_policy(recipe, data)), torch.Generator(device).manual_seed(0)
+    augment, generator = BatchPolicy(recipe_policy(recipe, data.mean, data.std)), torch.Generator(device).manual_seed(0)
     order = torch.randperm(len(data.train), generator=generator, device=device).split(recipe.batch_size)
     total = dict.fromkeys(STAGES, 0.0)
     model.train()
@@ -160,7 +160,7 @@ def stage_seconds(trainer: Trainer, data: ImageData, batches: int = 30) -> dict[
 
 def training_seconds(trainer: Trainer, data: ImageData, batches: int = 30) -> float:
     """Seconds an image of steps as `fit` takes them, one after the other: a GPU is not waited for in between."""
-    policy = recipe_policy(trainer.recipe, data)
+    policy = recipe_policy(trainer.recipe, data.mean, data.std)
 
     def steps() -> None:
         trainer.begin_epoch()
@@ -193,7 +193,7 @@ def policy_rows(data: ImageData, images: int = 5000) -> list[tuple]:
     """
     recipe = replace(RECIPES["fast"], flip=0.5, shift_scale_rotate=0.5, coarse_dropout=0.5)
     small = data.to(torch.device("cpu")).subset(images, 1)
-    policy, images = recipe_policy(recipe, small), len(small.train)
+    policy, images = recipe_policy(recipe, data.mean, data.std), len(small.train)
 
     def whole_batches(split: Split = small.train) -> None:
         for _ in epoch_batches(split, policy, recipe, seed=0, epoch=1):

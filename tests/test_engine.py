@@ -13,14 +13,14 @@ from conftest import tiny_network
 from PIL import Image
 from torch import nn
 
-from utils.engine import epoch_batches, fit, recipe_policy, suited
+from utils.engine import epoch_batches, fit, suited
 from utils.errors import InputError, TrainingError
 from utils.evaluation import evaluate
 from utils.models import build_model
 from utils.recipes import OPTIMIZERS
 from utils.symmetry import MirrorSymmetry
 from utils.trainer import Trainer, resize
-from utils.transforms import check_normalized
+from utils.transforms import check_normalized, recipe_policy
 
 CPU = torch.device("cpu")
 
@@ -66,7 +66,7 @@ def test_a_network_in_evaluation_mode_is_trained_like_any_other(tiny, recipe):
 
 
 def test_every_step_drops_units_of_its_own(tiny, recipe):
-    policy = recipe_policy(recipe, tiny)
+    policy = recipe_policy(recipe, tiny.mean, tiny.std)
 
     def seeds(seed: int, epoch: int, start: int = 0) -> list[int]:
         return [torch.initial_seed() for _ in epoch_batches(tiny.train, policy, recipe, seed, epoch, start)]
@@ -99,7 +99,7 @@ def test_what_was_drawn_before_makes_no_difference(tiny, recipe):
 
 
 def test_an_epoch_meets_every_image_once(tiny, recipe):
-    batches = list(epoch_batches(tiny.train, recipe_policy(recipe, tiny), recipe, seed=0, epoch=1))
+    batches = list(epoch_batches(tiny.train, recipe_policy(recipe, tiny.mean, tiny.std), recipe, seed=0, epoch=1))
     assert [len(labels) for _, labels in batches] == [40, 40, 16]
     assert torch.cat([labels for _, labels in batches]).bincount().tolist() == [32, 32, 32]
 
@@ -118,14 +118,14 @@ def test_the_last_epochs_of_a_run_only_flip(tiny, recipe, monkeypatch):
     seen = ("HorizontalFlip", "ShiftScaleRotate", "CoarseDropout", "RandomCrop", "ColorJitter")
     changes = [tuple(p.get(name) for name in seen) for p in drawn]
     assert changes == [(0.5, 0.4, 0.2, 1.0, 0.6)] * 2 + [(0.5, 0.0, 0.0, None, None)]
-    own = recipe_policy(replace(recipe, plain=0), tiny)
+    own = recipe_policy(replace(recipe, plain=0), tiny.mean, tiny.std)
     fit(tiny_network(), tiny, recipe, policy=own)
     assert drawn[3:] == [{type(t).__name__: t.p for t in own.transforms}] * 3  # a policy of one's own stays
 
 
 def test_epochs_differ_in_order_and_repeat_by_seed(tiny, recipe):
     def order(seed, epoch):
-        batches = epoch_batches(tiny.train, recipe_policy(recipe, tiny), recipe, seed, epoch)
+        batches = epoch_batches(tiny.train, recipe_policy(recipe, tiny.mean, tiny.std), recipe, seed, epoch)
         return torch.cat([images for images, _ in batches])
 
     assert torch.equal(order(0, 1), order(0, 1))
@@ -138,7 +138,7 @@ def test_the_training_means_count_images_not_batches(tiny, recipe):
     slow = replace(recipe, learning_rate=1e-12, weight_decay=0, sides=(32,), batch_size=36)
     still = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3))
     trainer = Trainer(still, slow, CPU)
-    batches = list(epoch_batches(tiny.train, recipe_policy(slow, tiny), slow, 0, 1))
+    batches = list(epoch_batches(tiny.train, recipe_policy(slow, tiny.mean, tiny.std), slow, 0, 1))
     line = trainer.train(batches, 1, len(tiny.train))
     images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
     with torch.no_grad():
@@ -155,7 +155,7 @@ def test_the_training_means_count_images_not_batches(tiny, recipe):
 def test_a_step_is_sgd_at_the_rate_of_its_place(tiny, recipe, nesterov):
     recipe = replace(recipe, sides=(32,), warmup=0.5, weight_decay=0.01, label_smoothing=0.1, nesterov=nesterov)
     ours, theirs = tiny_network().eval(), tiny_network().eval()  # eval: no dropout, batch norm as it is
-    images, labels = next(iter(epoch_batches(tiny.train, recipe_policy(recipe, tiny), recipe, 0, 1)))
+    images, labels = next(iter(epoch_batches(tiny.train, recipe_policy(recipe, tiny.mean, tiny.std), recipe, 0, 1)))
     trainer = Trainer(ours, recipe, CPU)
     optimizer = torch.optim.SGD(theirs.parameters(), lr=0.05, momentum=0.9, weight_decay=0.01, nesterov=nesterov)
     for progress in (0.25, 0.75):  # half of the peak rate both times
@@ -317,7 +317,7 @@ def test_muon_may_have_all_the_parameters(tiny, recipe):
 def test_adam_is_adamw_at_the_recipe_s_rate(tiny, recipe):
     recipe = replace(recipe, optimizer="adam", learning_rate=0.01, weight_decay=0.1, schedule="steps", sides=(32,))
     ours, theirs = tiny_network().eval(), tiny_network().eval()
-    images, labels = next(iter(epoch_batches(tiny.train, recipe_policy(recipe, tiny), recipe, 0, 1)))
+    images, labels = next(iter(epoch_batches(tiny.train, recipe_policy(recipe, tiny.mean, tiny.std), recipe, 0, 1)))
     Trainer(ours, recipe, CPU).step(images, labels, progress=0.9)
     optimizer = torch.optim.AdamW(theirs.parameters(), lr=0.01, weight_decay=0.1)
     F.cross_entropy(theirs(images), labels).backward()
@@ -328,7 +328,7 @@ def test_adam_is_adamw_at_the_recipe_s_rate(tiny, recipe):
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_batch_norms_and_biases_may_be_spared_weight_decay(tiny, recipe, optimizer):
     recipe = replace(recipe, optimizer=optimizer, weight_decay=0.1, warmup=0.5, sides=(32,))
-    images, labels = next(iter(epoch_batches(tiny.train, recipe_policy(recipe, tiny), recipe, 0, 1)))
+    images, labels = next(iter(epoch_batches(tiny.train, recipe_policy(recipe, tiny.mean, tiny.std), recipe, 0, 1)))
 
     def learned(**changes) -> list[torch.Tensor]:
         network = tiny_network().eval()

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 
 from utils import audit, build_model, evaluate, fit
 from utils.data import ImageData
-from utils.engine import AHEAD, epoch_batches, recipe_policy
+from utils.engine import AHEAD, epoch_batches
 from utils.graphs import EAGER, Graphed
 from utils.insight import grad_cam
 from utils.predict import predict
 from utils.recipes import OPTIMIZERS, Recipe
 from utils.trainer import Trainer
+from utils.transforms import recipe_policy
 from utils.trouble import largest_batch
 
 EVERYTHING = {"optimizer": "muon", "mirror_symmetric": True, "coarse_dropout": 0.2, "crop": 2, "color_jitter": 0.5}
@@ -158,7 +159,9 @@ def test_a_step_that_is_a_graph_asks_for_little(tiny, recipe, gpu):
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_no_step_looks_at_the_gpu(tiny, recipe, gpu, precision):
     trainer = Trainer(tiny_network(), replace(recipe, **EVERYTHING, precision=precision), GPU)
-    batches = epoch_batches(tiny.to(GPU).train, recipe_policy(trainer.recipe, tiny), trainer.recipe, 0, 1)
+    batches = epoch_batches(
+        tiny.to(GPU).train, recipe_policy(trainer.recipe, tiny.mean, tiny.std), trainer.recipe, 0, 1
+    )
     gpu.operations.clear()
     for images, labels in batches:
         trainer.tally.add(images, labels, *trainer.step(images, labels, progress=0.25))
@@ -168,7 +171,7 @@ def test_no_step_looks_at_the_gpu(tiny, recipe, gpu, precision):
 
 
 def test_a_gpu_augments_many_batches_at_once(tiny, recipe, gpu):
-    policy = recipe_policy(recipe, tiny)
+    policy = recipe_policy(recipe, tiny.mean, tiny.std)
     small = replace(recipe, batch_size=2)
     ahead = list(epoch_batches(tiny.to(GPU).train, policy, small, 0, 1))
     assert gpu.operations["flip"] == 48 / AHEAD  # once for each HorizontalFlip

@@ -208,10 +208,11 @@ def test_the_records_in_the_repository_are_of_its_networks_and_recipes(path):
 
 def test_seeds_that_are_far_apart_draw_other_epochs(tiny, recipe):
     """torch's CPU generator looks at 32 bits of its seed: 4096 << 20 was the same to it as 0."""
-    from utils.engine import epoch_batches, recipe_policy
+    from utils.engine import epoch_batches
+    from utils.transforms import recipe_policy
 
     def first(seed: int):
-        return next(epoch_batches(tiny.train, recipe_policy(recipe, tiny), recipe, seed, 1))[0]
+        return next(epoch_batches(tiny.train, recipe_policy(recipe, tiny.mean, tiny.std), recipe, seed, 1))[0]
 
     assert not any(torch.equal(first(0), first(seed)) for seed in (4096, 8192, 2**32 - 4096))
     assert torch.equal(first(4096), first(4096))

@@ -12,10 +12,11 @@ from torch import nn
 
 from utils import engine
 from utils.data import ImageData
-from utils.engine import fit, recipe_policy
+from utils.engine import fit
 from utils.errors import InputError, TrainingError
 from utils.evaluation import EVALUATION_BATCH
 from utils.recipes import Recipe
+from utils.transforms import recipe_policy
 from utils.trouble import check_learning
 
 
@@ -106,7 +107,9 @@ def test_an_error_of_one_s_own_in_a_process_that_augments_is_shown_as_it_is(tiny
     def wrong(image, **options):
         raise RuntimeError("my own mistake")
 
-    policy = A.Compose([A.Lambda(image=wrong, name="wrong", p=1), *recipe_policy(recipe, tiny).transforms])
+    policy = A.Compose(
+        [A.Lambda(image=wrong, name="wrong", p=1), *recipe_policy(recipe, tiny.mean, tiny.std).transforms]
+    )
     with pytest.raises(RuntimeError, match="my own mistake") as caught:
         fit(tiny_network(), tiny, replace(recipe, per_image=True, workers=1), policy=policy)
     assert not isinstance(caught.value, TrainingError)
@@ -191,7 +194,7 @@ def test_a_worker_that_dies_is_named_and_the_run_resumes(tiny, recipe, tmp_path)
             os.kill(os.getpid(), signal.SIGKILL)
         return image
 
-    policy = A.Compose([A.Lambda(image=die, name="die", p=1), *recipe_policy(recipe, tiny).transforms])
+    policy = A.Compose([A.Lambda(image=die, name="die", p=1), *recipe_policy(recipe, tiny.mean, tiny.std).transforms])
     whole = fit(tiny_network(), tiny, recipe, policy=policy)
     (tmp_path / "die").touch()
     with pytest.raises(TrainingError, match=r"a process that augments images died.*workers=0"):

@@ -29,7 +29,7 @@ from utils.runs import AS_BUILT, Run
 from utils.symmetry import MirrorSymmetry, why_not_symmetric
 from utils.trace import forward_hooks
 from utils.trainer import Trainer
-from utils.transforms import POLICIES, BatchPolicy, check_normalized, per_image_loader
+from utils.transforms import BatchPolicy, check_normalized, per_image_loader, recipe_policy
 from utils.trouble import check_images, check_last_batch, check_learning, explained
 
 AHEAD = 16  # batches that a GPU augments at once: Python takes longer to ask for one batch than the GPU to augment it
@@ -93,7 +93,7 @@ def fit(
             run.log(change)
         while run.epoch <= recipe.epochs and not run.reached(until):
             epoch = run.epoch
-            transforms = policy or recipe_policy(recipe, data, epoch)
+            transforms = policy or recipe_policy(recipe, data.mean, data.std, epoch)
             batches = epoch_batches(data.train, transforms, recipe, seed, epoch, trainer.tally.steps)
             line = trainer.train(batches, epoch, len(data.train), report_every, run.log, run.after_step)
             trainer.check(epoch)
@@ -181,21 +181,6 @@ def check_symmetry(model: nn.Module, recipe: Recipe) -> None:
             f"recipe {recipe.name!r} keeps kernels equal to their mirror images, and the weights of {weights} are not: "
             "start from new ones, or use dataclasses.replace(recipe, mirror_symmetric=False)"
         )
-
-
-def recipe_policy(recipe: Recipe, data: ImageData, epoch: int = 1) -> A.Compose:
-    """The recipe's policy in an epoch (from 1), with its probabilities and the data's mean and std."""
-    if recipe.is_plain(epoch):
-        recipe = replace(recipe, shift_scale_rotate=0.0, coarse_dropout=0.0, crop=0, color_jitter=0.0)
-    return POLICIES[recipe.policy](
-        data.mean,
-        data.std,
-        flip=recipe.flip,
-        shift_scale_rotate=recipe.shift_scale_rotate,
-        coarse_dropout=recipe.coarse_dropout,
-        crop=recipe.crop,
-        color_jitter=recipe.color_jitter,
-    )
 
 
 def suited(recipe: Recipe, model: nn.Module) -> Recipe:

@@ -12,6 +12,7 @@ import random
 import re
 import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import albumentations as A
 import cv2
@@ -24,6 +25,7 @@ from utils.batched import BatchPolicy
 from utils.data import Split
 from utils.descriptions import describe
 from utils.errors import InputError
+from utils.recipes import Recipe
 
 __all__ = [
     "POLICIES",
@@ -33,6 +35,7 @@ __all__ = [
     "assignment_policy",
     "describe",
     "per_image_loader",
+    "recipe_policy",
 ]
 
 DEPRECATION = "ShiftScaleRotate is a special case of Affine transform. Please use Affine transform instead."
@@ -103,6 +106,25 @@ def affine_policy(
 
 
 POLICIES = {"assignment": assignment_policy, "affine": affine_policy}  # by the name that a recipe gives
+
+
+def recipe_policy(recipe: Recipe, mean: Iterable[float], std: Iterable[float], epoch: int = 1) -> A.Compose:
+    """The policy that a recipe names, with the recipe's probabilities, as it is in an epoch (from 1) of the run.
+
+    Args:
+        mean, std: as for `assignment_policy`.
+    """
+    if recipe.is_plain(epoch):
+        recipe = replace(recipe, shift_scale_rotate=0.0, coarse_dropout=0.0, crop=0, color_jitter=0.0)
+    return POLICIES[recipe.policy](
+        mean,
+        std,
+        flip=recipe.flip,
+        shift_scale_rotate=recipe.shift_scale_rotate,
+        coarse_dropout=recipe.coarse_dropout,
+        crop=recipe.crop,
+        color_jitter=recipe.color_jitter,
+    )
 
 
 def whole_policy(

@@ -10,10 +10,9 @@ import numpy as np
 from utils.arrays import SIDE
 from utils.auditing.requirement import Requirement, row, unjudged
 from utils.data import ImageData
-from utils.engine import recipe_policy
 from utils.errors import InputError
 from utils.recipes import Recipe
-from utils.transforms import full_scale, normalized_by
+from utils.transforms import full_scale, normalized_by, recipe_policy
 
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)  # of the 50,000 training images, pixels counted as 0..1
 CIFAR10_STD = (0.2470, 0.2435, 0.2616)
@@ -30,7 +29,7 @@ def augment_row(recipe: Recipe | A.Compose | None, data: ImageData | None) -> Re
         return unjudged("augment", "no recipe or policy was given")
     mean, std = (data.mean, data.std) if data is not None else (CIFAR10_MEAN, CIFAR10_STD)
     if isinstance(recipe, Recipe):
-        policy = recipe_policy(recipe, Statistics(mean, std))
+        policy = recipe_policy(recipe, mean, std)
     elif isinstance(recipe, (A.BaseCompose, A.BasicTransform)):
         policy = recipe
     else:
@@ -45,13 +44,6 @@ def augment_row(recipe: Recipe | A.Compose | None, data: ImageData | None) -> Re
         end = f"; the last {plain} of {recipe.epochs} epochs only flip" if plain else ""
         said += f" (recipe {recipe.name}{end})"
     return row("augment", said, not faults, found)
-
-
-class Statistics:
-    """Stands for data of which only mean and standard deviation matter."""
-
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
-        self.mean, self.std = mean, std
 
 
 def flat(policy: A.BaseCompose | A.BasicTransform) -> Iterator[A.BasicTransform]:
