@@ -7,7 +7,7 @@ import pytest
 from utils.errors import InputError
 from utils.history import history_csv
 from utils.measured import (
-    MeasuredRun,
+    KeptRun,
     accuracy_panels,
     best_system,
     fast_against_own,
@@ -103,7 +103,7 @@ def test_time_to_an_accuracy_is_that_of_the_first_epoch_there(tmp_path):
 
 def test_a_picture_s_machines_are_told_with_it():
     def run(provenance, hardware):
-        return MeasuredRun({"data": {"provenance": provenance}, "hardware": hardware}, [])
+        return KeptRun({"data": {"provenance": provenance}, "hardware": hardware}, [])
 
     runs = {("a", "own"): [run("copy", "2 threads"), run("copy", "1 thread")], ("b", "own"): [run("original", "GPU")]}
     assert sources(runs) == ["copy; 1 thread and 2 threads", "original; GPU"]

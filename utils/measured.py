@@ -22,23 +22,23 @@ YES = {True: "yes", False: "NO"}
 
 
 @dataclass(frozen=True)
-class MeasuredRun:
-    """A full run: its run.json and its history by epoch."""
+class KeptRun:
+    """One run, of any kind: its run.json and its history by epoch."""
 
     record: dict
     history: list[dict]
 
 
-Runs = Mapping[tuple[str, str], list[MeasuredRun]]
+Runs = Mapping[tuple[str, str], list[KeptRun]]
 
 
-def read_runs(folder: str | Path) -> dict[tuple[str, str], list[MeasuredRun]]:
+def read_runs(folder: str | Path) -> dict[tuple[str, str], list[KeptRun]]:
     """The measured runs in a folder, by (network, kind) and then by seed.
 
     Raises:
         InputError: a file is damaged or of another version; the message names it.
     """
-    runs: dict[tuple[str, str], list[MeasuredRun]] = {}
+    runs: dict[tuple[str, str], list[KeptRun]] = {}
     for path in sorted(Path(folder).glob("*-seed*.json")):
         try:
             model, kind, _ = path.stem.split("-")
@@ -48,13 +48,20 @@ def read_runs(folder: str | Path) -> dict[tuple[str, str], list[MeasuredRun]]:
             raise InputError(f"{path}: not the record of a run of this version ({error!r}); run it again") from error
         if described["model"] != model:
             raise InputError(f"{path}: its record is of the network {described['model']!r}; run it again")
-        runs.setdefault((model, kind), []).append(MeasuredRun(record, read_history(path.with_suffix(".csv"))))
+        runs.setdefault((model, kind), []).append(KeptRun(record, read_history(path.with_suffix(".csv"))))
     return runs
 
 
 @dataclass(frozen=True)
-class Measured:
-    """The full runs of one network and kind: epochs, last accuracies in percent by seed, seconds an epoch or None."""
+class FullRuns:
+    """The full runs of one network and kind, "own" or "fast".
+
+    Attributes:
+        epochs: of each run.
+        accuracies: in percent, of the last epoch, by seed.
+        epoch_seconds: those of one epoch, as the run that was made for the time took them; None without one.
+        histories: by seed.
+    """
 
     epochs: int
     accuracies: list[float]
@@ -82,13 +89,13 @@ class Measured:
         return median(firsts) * self.epoch_seconds
 
 
-def measured(runs: Runs, model: str, kind: str) -> Measured | None:
-    """The runs of a network and a kind ("own" or "fast"), or None without any."""
+def full_runs(runs: Runs, model: str, kind: str) -> FullRuns | None:
+    """Those of a network and a kind, "own" or "fast"; None if there are none."""
     kept = runs.get((model, kind))
     if not kept:
         return None
     timed = runs.get((model, TIMED[kind]))
-    return Measured(
+    return FullRuns(
         kept[0].record["results"]["epochs"],
         [run.record["results"]["test_accuracy"] for run in kept],
         timed[0].record["results"]["seconds"] if timed else None,
@@ -102,7 +109,7 @@ def measured_rows(runs: Runs, models: Iterable[str]) -> list[tuple]:
     for model in models:
         row = [model]
         for kind in TIMED:
-            found = measured(runs, model, kind)
+            found = full_runs(runs, model, kind)
             seconds = found.epoch_seconds if found else None
             row += [found.epochs, found.accuracy] if found else ["-", "-"]
             row.append("-" if seconds is None else f"{seconds:.1f}")
@@ -117,7 +124,7 @@ def fast_against_own(runs: Runs) -> list[tuple]:
     """
     rows = [("network", "points more", "as accurate", "times sooner", "ten times", "because")]
     for model in NUMBERS:
-        own, fast = (measured(runs, model, kind) for kind in TIMED)
+        own, fast = (full_runs(runs, model, kind) for kind in TIMED)
         if not (own and fast and own.epoch_seconds and fast.epoch_seconds):
             continue
         more = mean(fast.accuracies) - mean(own.accuracies)
@@ -137,7 +144,7 @@ def best_system(runs: Runs, data: str) -> tuple[str, float] | None:
     accuracies = {
         model: mean(found.accuracies)
         for model in NUMBERS
-        if (found := measured(runs, model, "own")) and runs[model, "own"][0].record["data"]["name"] == data
+        if (found := full_runs(runs, model, "own")) and runs[model, "own"][0].record["data"]["name"] == data
     }
     return max(accuracies.items(), key=lambda pair: pair[1], default=None)
 
@@ -149,8 +156,8 @@ def ours_against_theirs(runs: Runs, target: float = 85.0) -> list[tuple]:
     measured, "never" where a run did not get there.
     """
     rows = [("to", "S7Net under fast", "soonest of the five, own recipe", "times sooner")]
-    ours = measured(runs, "s7", "fast")
-    theirs = {model: found for model in NUMBERS if (found := measured(runs, model, "own")) and found.epoch_seconds}
+    ours = full_runs(runs, "s7", "fast")
+    theirs = {model: found for model in NUMBERS if (found := full_runs(runs, model, "own")) and found.epoch_seconds}
     if not (ours and ours.epoch_seconds and theirs):
         return rows
     best = max(theirs, key=lambda model: theirs[model].accuracies[0])
