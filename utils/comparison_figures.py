@@ -26,7 +26,7 @@ def repeats(runs: Repeats) -> Figure:
     axis.axvline(runs.mean, color="tab:orange", label=f"mean {runs.mean:.2f} %")
     bar = f"bar {runs.target:.2f} %: {runs.reached} of {len(runs.records)} reach it"
     axis.axvline(runs.target, color="grey", label=bar)
-    axis.set(xlabel=f"{runs.kind} accuracy, last epoch (%)", ylabel="seeds")
+    axis.set(xlabel=f"{runs.tested} accuracy, last epoch (%)", ylabel="seeds")
     axis.yaxis.get_major_locator().set_params(integer=True)
     axis.legend()
     first = runs.records[0]

@@ -84,8 +84,8 @@ class Repeats:
         return as_csv(COLUMNS, rows)
 
     @property
-    def kind(self) -> str:
-        """Of the images that were tested: "test", or "validation" of those held out."""
+    def tested(self) -> str:
+        """What the networks were tested on: "test" images, or "validation" images that were held out."""
         return "test" if self.records[0]["results"]["test_evaluations"] else "validation"
 
     def __str__(self) -> str:
@@ -97,7 +97,7 @@ class Repeats:
                 f"{self.mean:.2f}", self.deviation, *self.mean_interval
             )
         return (
-            f"{self.kind} accuracy, last epoch, n = {n}: {mean}\n"
+            f"{self.tested} accuracy, last epoch, n = {n}: {mean}\n"
             f"lowest and highest: {min(self.accuracies):.2f} %, {max(self.accuracies):.2f} %\n"
             f"at {self.target:.2f} % or more: {self.reached} of {n} (95 % confidence: {low:.0f} to {high:.0f} %)\n"
             f"seconds a run: median {statistics.median(self.seconds):.0f} ({min(self.seconds):.0f} to "
