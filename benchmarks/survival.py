@@ -140,19 +140,19 @@ def noticed(folder: Path, data: ImageData, damages: int, chance: random.Random) 
 
 def saving_share() -> float:
     """The share of the time of one epoch of `fast` that is spent on writing checkpoints and records."""
-    spent, save_place = [0.0], runs.Run.save_place
+    spent, save = [0.0], runs.Run.save
 
     def timed(self):
         started = time.perf_counter()
-        save_place(self)
+        save(self)
         spent[0] += time.perf_counter() - started
 
-    runs.Run.save_place, runs.SAVE_SECONDS = timed, 30.0
+    runs.Run.save, runs.SAVE_SECONDS = timed, 30.0
     torch.set_num_threads(os.cpu_count() or 1)
     data = load_cifar10()
     with tempfile.TemporaryDirectory() as folder:
         history = fit(build_model("s7"), data, replace(RECIPES["fast"], epochs=1, sides=(32,)), out=folder)
-    runs.Run.save_place = save_place
+    runs.Run.save = save
     return spent[0] / history[-1]["seconds"]
 
 

@@ -216,8 +216,8 @@ def test_weights_that_are_no_numbers_are_not_saved_over_good_ones(network, tiny,
             self.trainer.model[0].weight.data[0] = float("nan")
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(TrainingError, match=r"epoch 3.*0\.weight"):
-        save = Run.save_place
-        patch.setattr(Run, "save_place", lambda self: poison(self) or save(self))
+        save = Run.save
+        patch.setattr(Run, "save", lambda self: poison(self) or save(self))
         fit(network, tiny, recipe, out=tmp_path / "run")
     assert weights_of(tmp_path / "run" / "last.pt").isfinite().all()
     assert len(load_checkpoint(tmp_path / "run" / "last.pt")["history"]) == 1

@@ -29,6 +29,7 @@ from utils.history import history_csv, read_history
 from utils.interrupt import undisturbed
 from utils.models import parameter_count
 from utils.records import identity, must_agree, package_version, with_defaults
+from utils.trainer import Trainer
 
 PACKAGES = ("torch", "torchvision", "albumentations", "numpy")
 AS_BUILT = "as built"  # weights that have not learned yet
@@ -41,7 +42,7 @@ class Run:
 
     Args:
         folder: where the files go; made if missing.
-        trainer: a `trainer.Trainer`.
+        trainer: what it trains with, model and recipe in it.
         data: what it learns from and is tested on.
         seed: of the run.
         until: the test accuracy (percent) that ends the run early, or None.
@@ -56,7 +57,7 @@ class Run:
     def __init__(
         self,
         folder: str | Path | None,
-        trainer,
+        trainer: Trainer,
         data: ImageData,
         seed: int,
         until: float | None,
@@ -75,7 +76,7 @@ class Run:
         self.hardware: list[str] = []  # on which it trained; several, if it was resumed elsewhere
         self.spent = 0.0  # seconds, before this process
         self.started = started
-        self.saved = time.monotonic()  # which no setting of the clock moves
+        self.saved_at = time.monotonic()  # which no setting of the clock moves
         self.begun = False
         self.identity: dict = {}  # what a resumed run must agree with, and all that is kept says
         self.best_saved = -1.0  # the test accuracy of what best.pt holds
@@ -102,7 +103,7 @@ class Run:
             if kind is KeyboardInterrupt and self.begun:
                 with undisturbed():
                     self.log(f"Interrupted in epoch {self.epoch}, after {self.trainer.tally.steps} steps of it")
-                    self.save_place()
+                    self.save()
                     self.say_how_to_go_on()
 
     @property
@@ -202,18 +203,18 @@ class Run:
 
     def after_step(self) -> None:
         """Saves where the run is, if it is time."""
-        if time.monotonic() - self.saved >= SAVE_SECONDS:
-            self.save_place()
+        if time.monotonic() - self.saved_at >= SAVE_SECONDS:
+            self.save()
 
     def end_epoch(self, record: dict) -> None:
         """Adds an epoch's record to the history, and saves."""
         with undisturbed():
             self.history.append(record)
             self.trainer.begin_epoch()
-        self.save_place()
+        self.save()
 
-    def save_place(self) -> None:
-        """Writes last.pt, from which the run can go on, and best.pt after an epoch that is the best yet.
+    def save(self) -> None:
+        """Writes last.pt, from which the run can go on, best.pt after an epoch that is the best yet, and the records.
 
         Raises:
             TrainingError: what would be saved is not finite.
@@ -224,7 +225,7 @@ class Run:
         here = describe_hardware(self.trainer.device)
         self.hardware = [*(one for one in self.hardware if one != here), here]
         self.attempt(self.save_checkpoints, self.save_records)
-        self.saved = time.monotonic()
+        self.saved_at = time.monotonic()
 
     def save_checkpoints(self) -> None:
         checkpoint = self.identity | {
@@ -272,7 +273,7 @@ class Run:
             TrainingError: it is not.
         """
         if self.not_saved is not None:
-            self.save_place()
+            self.save()
         if self.not_saved is not None:
             raise TrainingError(
                 f"{self.folder}: the end of the run is not saved ({self.not_saved.strerror}); make room and resume"
