@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.program import program
 from benchmarks.readme import of_data
-from utils import RECIPES, ImageData, InputError, build_model, fit, load_cifar10
+from utils import RECIPES, ImageData, InputError, Recipe, build_model, fit, load_cifar10
 from utils.__main__ import positive
 from utils.errors import lookup
 from utils.files import write
@@ -80,7 +80,7 @@ def pair(text: str) -> tuple[str, str]:
     return model, recipe
 
 
-def run(model_name: str, recipe, seed: int, data: ImageData, target: float, folder: Path) -> list[dict]:
+def run(model_name: str, recipe: Recipe, seed: int, data: ImageData, target: float, folder: Path) -> list[dict]:
     """The history of one run, which ends with the first epoch at `target` or with the recipe's last."""
     model = build_model(model_name, seed=seed, classes=len(data.classes))
     return fit(model, data, recipe, seed=seed, out=folder, resume=True, until=target)

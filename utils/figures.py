@@ -14,7 +14,7 @@ from utils.data import Split
 DPI = 110
 
 
-def image_grid(rows: int, columns: int, cell: float = 0.95, frames: bool = True):
+def image_grid(rows: int, columns: int, cell: float = 0.95, frames: bool = True) -> tuple[Figure, np.ndarray]:
     """A figure and an array (rows, columns) of axes without ticks; `cell` is the side of one in inches."""
     figure = Figure(figsize=(columns * cell + 1, rows * cell + 0.6), dpi=DPI, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)

@@ -14,6 +14,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor, nn
 
 from utils.auditing.effective_field import effective_fields
+from utils.batched import BatchPolicy
 from utils.comparison_figures import accuracy_by_seconds, claimed_and_measured, frontier, repeats, stacked_bar
 from utils.data import Split
 from utils.errors import InputError
@@ -53,12 +54,12 @@ def samples(split: Split, per_class: int = 8) -> Figure:
     return titled(figure, f"{split.name} images", split.origin)
 
 
-def augmented(split: Split, batch_policy, seed: int = 0, images: int = 6, draws: int = 7) -> Figure:
+def augmented(split: Split, batch_policy: BatchPolicy, seed: int = 0, images: int = 6, draws: int = 7) -> Figure:
     """Images as they are (first column) and `draws` random augmentations of each.
 
     Args:
         split: the images; the first ones are shown.
-        batch_policy: a `BatchPolicy` that ends in Normalize, which is taken back for the eye.
+        batch_policy: one that ends in Normalize, which is taken back for the eye.
         seed: of the augmentation.
     """
     generator = torch.Generator().manual_seed(seed)

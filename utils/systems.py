@@ -7,7 +7,7 @@ itself, on the system's own log, or on a full run of its recipe; notebooks/compa
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import log
 from pathlib import Path
@@ -165,7 +165,7 @@ def parameters(report: Report, claimed: int, where: str = "") -> Row:
     return "parameters", f"{claimed:,} {where}".strip(), f"{report.parameters:,}", report.parameters == claimed
 
 
-def field(report: Report, claimed: str, holds) -> Row:
+def field(report: Report, claimed: str, holds: Callable[[int], bool]) -> Row:
     before, after = report.receptive_field[0], report.receptive_field_with_average[0]
     return "receptive field", claimed, f"{before} before the global average, {after} with it", holds(before)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import nn
@@ -232,6 +232,6 @@ def torchsummary_total(model: nn.Module, shape: Sequence[int]) -> int | None:
     return sum(counts)
 
 
-def names(found) -> str:
+def names(found: Iterable[str]) -> str:
     """Names of which some may come twice, as a part of a sentence."""
     return shortened(list(dict.fromkeys(found)))
