@@ -1,6 +1,6 @@
-"""CIFAR-10 as encoded pictures, in Parquet files or in folders: found, checked, decoded once and cached.
+"""CIFAR-10 as encoded pictures, in Parquet files or in folders: found, checked and decoded, once.
 
-utils/sources.py calls this for the two forms it recognises, and keeps the unpacked original in the same cache.
+utils/sources.py calls this for the two of its forms that hold pictures.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ import json
 import os
 import stat
 import sys
-import tempfile
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +24,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError, features
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from tqdm import tqdm
 
-from utils.arrays import CIFAR10_CLASSES, JPEG_COPY, ORIGINAL, OWN, SIDE, SPLITS, Arrays
+from utils.arrays import CIFAR10_CLASSES, JPEG_COPY, ORIGINAL, OWN, SIDE, SPLITS, Arrays, cached
 from utils.errors import InputError, one_line
 from utils.files import check_size
 
@@ -45,7 +44,6 @@ EXTENSIONS = (*IMG_EXTENSIONS, ".gif")  # torchvision leaves that one out
 MOST_PICTURES = 250_000  # of a split
 LARGEST_FILE = 1 << 30  # bytes of a Parquet file, and of all the pictures in it
 LARGEST_PICTURE = 1 << 20  # bytes of an encoded picture of 32x32 pixels, which takes about 3,000
-CACHE_VERSION = 2  # to be raised with every change to `Arrays` or to what is decoded into it
 
 
 class Picture(NamedTuple):
@@ -285,26 +283,3 @@ def as_rgb(image: Image.Image) -> Image.Image:
     """A picture of one of the `MODES` in RGB: turned as its EXIF says, with white for what is transparent."""
     picture = ImageOps.exif_transpose(image).convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
-
-
-def cached(cache: Path, key: object, decode: Callable[[], Arrays]) -> Arrays:
-    """What `decode()` returns, or returned when it was last called for this key.
-
-    Args:
-        cache: folder for the file that keeps it; made if need be, done without and said so if it cannot be.
-        key: identifies the source's contents; its repr is hashed.
-    """
-    file = cache / f"pictures-v{CACHE_VERSION}-{hashlib.sha256(repr(key).encode()).hexdigest()}.npz"
-    # Absent, unreadable or damaged in one of many ways (np.load checks each array's CRC): it is made anew.
-    with suppress(Exception), np.load(file, allow_pickle=False) as stored:
-        *arrays, classes, name, provenance = (stored[field] for field in Arrays._fields)
-        return Arrays(*arrays, tuple(classes.tolist()), str(name), str(provenance))
-    arrays = decode()
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as aside:  # a file under its final name is always whole
-            np.savez(Path(aside, file.name), **arrays._asdict())
-            Path(aside, file.name).replace(file)
-    except OSError as error:
-        print(f"WARNING: decoded pictures cannot be kept in {cache} ({error}); set S7_CACHE", file=sys.stderr)
-    return arrays

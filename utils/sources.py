@@ -21,10 +21,10 @@ from sklearn.model_selection import train_test_split
 from torchvision.datasets import CIFAR10
 from torchvision.datasets.utils import calculate_md5
 
-from utils.arrays import ARCHIVE_BYTES, CIFAR10_CLASSES, DIGITS, ORIGINAL, SIDE, SPLITS, Arrays
+from utils.arrays import ARCHIVE_BYTES, CIFAR10_CLASSES, DIGITS, ORIGINAL, SIDE, SPLITS, Arrays, cached
 from utils.errors import InputError
 from utils.files import check_size
-from utils.pictures import cached, class_folders, parquet_files, read_folders, read_parquet
+from utils.pictures import class_folders, parquet_files, read_folders, read_parquet
 
 LARGEST_BATCH = 32_000_000  # bytes: each of the original's has 31,035,999 at most
 RECOGNISED = (
