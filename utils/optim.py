@@ -104,8 +104,7 @@ def newton_schulz(gram: Tensor, steps: int) -> Tensor:
 def build_optimizers(model: nn.Module, recipe: Recipe, graphed: bool = False) -> list[torch.optim.Optimizer]:
     """The optimisers that the recipe names; every trainable parameter is in exactly one of them.
 
-    "muon" is Muon for the kernels that mix channels and SGD for all other parameters, among them depthwise kernels,
-    which have one input channel.
+    "muon" is Muon for the kernels that mix channels and SGD for all other parameters, depthwise kernels among them.
 
     Args:
         graphed: whether their steps will be part of a CUDA graph, which reads learning rates from tensors on the GPU.
@@ -117,8 +116,8 @@ def build_optimizers(model: nn.Module, recipe: Recipe, graphed: bool = False) ->
     if not parameters:
         raise InputError(f"{type(model).__name__} has no parameter that requires a gradient: there is nothing to train")
     fused = graphed or None  # None: as torch finds best
-    by_muon = [p for p in parameters if recipe.optimizer == "muon" and p.ndim == 4 and p.size(1) > 1]
-    rest = groups([p for p in parameters if all(p is not kernel for kernel in by_muon)], recipe)
+    by_muon = [p for p in parameters if recipe.optimizer == "muon" and mixes_channels(p)]
+    rest = groups([p for p in parameters if recipe.optimizer != "muon" or not mixes_channels(p)], recipe)
     if recipe.optimizer == "adam":
         decay = recipe.weight_decay
         first = torch.optim.AdamW(rest, recipe.learning_rate, weight_decay=decay, capturable=graphed, fused=fused)
@@ -134,14 +133,19 @@ def build_optimizers(model: nn.Module, recipe: Recipe, graphed: bool = False) ->
     optimizers = [first]
     if by_muon:
         paired = {id(module.weight) for module in model.modules() if isinstance(module, MirroredConv2d)}
-        ordinary, mirrored = ([p for p in by_muon if (id(p) in paired) == kind] for kind in (False, True))
-        kernels = [{"params": ordinary, "mirrored": False}, {"params": mirrored, "mirrored": True}]
-        kernels = [group for group in kernels if group["params"]]
+        ordinary = {"params": [p for p in by_muon if id(p) not in paired], "mirrored": False}
+        mirrored = {"params": [p for p in by_muon if id(p) in paired], "mirrored": True}
+        kernels = [group for group in (ordinary, mirrored) if group["params"]]
         optimizers.append(Muon(kernels, recipe.muon_learning_rate, recipe.momentum, recipe.muon_weight_decay))
     if graphed:
         for group in [group for optimizer in optimizers for group in optimizer.param_groups]:
             group["lr"] = torch.tensor(group["lr"], device=parameters[0].device)
     return optimizers
+
+
+def mixes_channels(parameter: nn.Parameter) -> bool:
+    """Whether it is the kernel of a convolution that reads several channels: not of a depthwise one."""
+    return parameter.ndim == 4 and parameter.size(1) > 1
 
 
 def groups(parameters: list[nn.Parameter], recipe: Recipe) -> list[dict]:
