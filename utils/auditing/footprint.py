@@ -27,10 +27,11 @@ from utils.trace import Recorder, copied, operands
 if TYPE_CHECKING:
     from utils.auditing.anatomy import Anatomy
 
-LONGEST = 1 << 16  # pixels of a strip
-BLIND = 1 << 11  # pixels of one that the algebra did not ask for: a network that looks at all of it has no end
-NARROW = 32  # pixels of its other side, where the network takes that
-SQUARE = 512  # pixels; larger squares take too much memory
+# Sides of a strip, in pixels.
+LONGEST = 1 << 16  # the longest, however large a field the algebra has found
+BLIND = 1 << 11  # the longest that no such field asks for: of a network that sees all of any image, none is long enough
+NARROW = 32  # the other side, where the network takes that
+SQUARE = 512  # the other side at most: larger squares take too much memory
 
 
 class NoFootprint(Exception):
@@ -52,7 +53,7 @@ def footprint(model: nn.Module, shape: Sequence[int], guess: Sequence[Line] | No
     model = passing_copy(model)
     try:
         probe = dry_run(model, shape)
-        return tuple(field_along(probe, shape, side, guess) for side in SIDES)
+        return tuple(field_along(probe, side, guess) for side in SIDES)
     except NoFootprint:
         raise
     except Exception as error:  # whatever a network may raise
@@ -76,8 +77,8 @@ class Probe:
         model: the copy that passes every gradient on.
         targets: the results whose field is asked for.
         cuts: the calls through which gradients shall not go: averages over the whole image, as in a gate.
-        sizes: output over input size of calls that are told a size.
-        names: of the calls, in order.
+        sizes, names: those of `Passing` on an image of the network's own size.
+        shape: of that image, channels, height and width.
     """
 
     model: nn.Module
@@ -138,11 +139,10 @@ def own_gradient(result: torch.Tensor) -> str:
 def dry_run(model: nn.Module, shape: Sequence[int]) -> Probe:
     """One pass on an image of the given shape, to see which calls to measure and which to cut."""
     image = torch.ones(1, *shape, dtype=torch.float64)
-    passing = Passing()
-    with torch.no_grad(), passing:
-        passing.recorder = recorder = Recorder(image)
-        with recorder:
-            recorder.answer = model(image)
+    recorder = Recorder(image)
+    passing = Passing(recorder=recorder)
+    with torch.no_grad(), passing, recorder:
+        recorder.answer = model(image)
     recorder.outputs = operands(recorder.describe(recorder.answer))
     found = layouts(recorder.operations, image.shape)
     wanted = last_maps(recorder, found, passing.made)
@@ -168,19 +168,18 @@ def idle_convolutions(model: nn.Module, anatomy: Anatomy) -> set[int]:
     ran = [o.index for o in anatomy.operations if o.function == "convolution"]
     if not ran or not all(results[0].is_floating_point() for results in anatomy.recorder.values):
         return set()
-    passing = Passing()
-    passing.convolutions = []
+    convolutions: list[torch.Tensor] = []
     try:
         model, generator = passing_copy(model), torch.Generator().manual_seed(2)
         image = torch.ones(anatomy.recorder.image_shape, dtype=torch.float64, requires_grad=True) * 1
-        with passing:
+        with Passing(convolutions=convolutions):
             answer = model(image)
         parts = tree_leaves(vars(answer) if is_dataclass(answer) else answer)
         parts = [part for part in parts if isinstance(part, torch.Tensor) and part.requires_grad]
         asked = sum((part * torch.rand(part.shape, generator=generator)).sum() for part in parts)
-        if len(passing.convolutions) != len(ran):
+        if len(convolutions) != len(ran):
             return set()
-        gradients = torch.autograd.grad(asked, passing.convolutions, allow_unused=True)
+        gradients = torch.autograd.grad(asked, convolutions, allow_unused=True)
     except Exception:  # whatever a network may raise
         return set()
     return {i for i, gradient in zip(ran, gradients, strict=True) if gradient is not None and not gradient.any()}
@@ -202,18 +201,18 @@ def passing_copy(model: nn.Module) -> nn.Module:
     return model
 
 
-def field_along(probe: Probe, shape: Sequence[int], side: int, guess: Sequence[Line] | None) -> int:
+def field_along(probe: Probe, side: int, guess: Sequence[Line] | None) -> int:
     """The field along one side, on strips that grow until it does not touch their ends.
 
     Where a narrow strip shows nothing, the network looks into the padding beside it: wider ones follow.
     """
-    other, length = shape[2 - side], long_enough(shape, side, guess)
+    other, length = probe.shape[2 - side], long_enough(probe.shape, side, guess)
     period = guess[side].period if guess else 4
-    enough = max(other, min(long_enough(shape, 1 - side, guess), SQUARE))
+    enough = max(other, min(long_enough(probe.shape, 1 - side, guess), SQUARE))
     field, failure = None, ""
     for width in dict.fromkeys((min(NARROW, other), other, enough)):
         try:
-            field = on_strips(probe, shape[0], side, length, width, period)
+            field = on_strips(probe, side, length, width, period)
         except NoFootprint:
             raise
         except Exception as error:
@@ -221,16 +220,16 @@ def field_along(probe: Probe, shape: Sequence[int], side: int, guess: Sequence[L
         if field:
             return field
     if field is None:
-        field = on_own_size(probe, shape, side, period)
+        field = on_own_size(probe, side, period)
     if field is None:
         raise NoFootprint(failure or f"the field reaches beyond {max(length, BLIND)} pixels")
     return field
 
 
-def on_own_size(probe: Probe, shape: Sequence[int], side: int, period: int) -> int | None:
+def on_own_size(probe: Probe, side: int, period: int) -> int | None:
     """The field on an image of the network's own size; None if it reaches the border, or the network fails."""
     try:
-        return probe.field(shape, side, period)
+        return probe.field(probe.shape, side, period)
     except NoFootprint:
         raise
     except Exception:
@@ -247,12 +246,12 @@ def long_enough(shape: Sequence[int], side: int, guess: Sequence[Line] | None) -
     return own + step * max(0, -(-(line.field + 4 * step + 2 - own) // step))
 
 
-def on_strips(probe: Probe, channels: int, side: int, length: int, width: int, period: int) -> int | None:
+def on_strips(probe: Probe, side: int, length: int, width: int, period: int) -> int | None:
     """The field on a strip of this length, or twice, four times, ... the length; None if no strip is long enough."""
     longest = min(max(length, BLIND), LONGEST)
     while length <= longest:
         strip = (length, width) if side == 0 else (width, length)
-        field = probe.field((channels, *strip), side, period)
+        field = probe.field((probe.shape[0], *strip), side, period)
         if field is not None:
             return field
         length *= 2

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
-from utils.trace import Recorder
+from utils.trace import IMAGE, Recorder
 
 # Position by position, whatever they compute: each is replaced by something of a slope and values near 1, which neither
 # saturates nor grows. Norms too: in the copy they only rescale. Detached or not, a value depends on what made it.
@@ -26,7 +26,7 @@ square abs sin cos erf sign round floor ceil nan_to_num dropout dropout1d dropou
 feature_alpha_dropout batch_norm layer_norm group_norm instance_norm rms_norm detach
 """
 ACTIVATIONS = frozenset(POINTWISE.split())
-# What puts values in order, or picks one by its rank, along one dimension: at which place of the call that is named.
+# What puts values in order, or picks one by its rank, along one dimension; and the place of `dim` among its arguments.
 RANKED = {"sort": 1, "median": 1, "nanmedian": 1, "topk": 2, "kthvalue": 2}
 SIZED = {"adaptive_avg_pool2d", "adaptive_max_pool2d", "interpolate"}  # told a size that follows the image's
 
@@ -39,25 +39,36 @@ class Passing(TorchFunctionMode):
     """While it is entered, activations, norms and maximum pools pass on every gradient that reaches them.
 
     Attributes:
-        names: of the calls that returned tensors, in order.
-        made: which call made the result of an operation, if a recorder is set.
-        within: during which call an operation ran, be it as a part of it; likewise.
-        kept: results of the calls in `keep`.
+        names: of the calls that returned tensors, in order. A call's number is its place among them.
+        kept: by call in `keep`, its result.
+        sizes: by call in `SIZED`, the sizes of its output and its input on the first run; later ones keep their ratio.
+        within: by operation in the recorder, the call during which it ran.
+        made: by operation in the recorder, the call that returned its result.
+
+    Args:
+        keep: calls whose results are wanted; once all are there, `Seen` is raised.
         cut: calls whose results are taken for constants.
-        convolutions: the results of all convolutions, if that is a list.
-        sizes: output over input size of the calls in `SIZED`; filled on the first run, obeyed on later ones.
+        sizes: those of the first run; None: this is the first.
+        recorder: entered too, it sees the operations of which the calls are made.
+        convolutions: a list to which the results of all convolutions are added.
     """
 
-    def __init__(self, keep: Sequence[int] = (), cut: set[int] = frozenset(), sizes: dict | None = None):
+    def __init__(
+        self,
+        keep: Sequence[int] = (),
+        cut: set[int] = frozenset(),
+        sizes: dict | None = None,
+        recorder: Recorder | None = None,
+        convolutions: list[Tensor] | None = None,
+    ):
         super().__init__()
         self.keep, self.cut = set(keep), cut
         self.obey, self.sizes = sizes is not None, sizes or {}
+        self.recorder, self.convolutions = recorder, convolutions
         self.names: list[str] = []
         self.kept: dict[int, Tensor] = {}
-        self.made: dict[int, int] = {}
         self.within: dict[int, int] = {}
-        self.recorder: Recorder | None = None
-        self.convolutions: list[Tensor] | None = None
+        self.made: dict[int, int] = {}
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -76,16 +87,20 @@ class Passing(TorchFunctionMode):
         if any(isinstance(r, Tensor) for r in results):
             self.names.append(name)
             if self.recorder is not None:
-                self.within |= dict.fromkeys(range(first, len(self.recorder.operations)), number)
-            for tensor in results if self.recorder is not None else ():
-                source, _ = self.recorder.sources.get(id(tensor), (None, 0))
-                if source is not None and source >= 0:
-                    self.made[source] = number
+                self.note_operations(number, first, results)
             if number in self.keep:
                 self.kept[number] = results[0]
                 if len(self.kept) == len(self.keep):
                     raise Seen
         return result
+
+    def note_operations(self, number: int, first: int, results: Sequence) -> None:
+        """Notes that the operations from the `first` on ran during a call, and which of them made its results."""
+        self.within |= dict.fromkeys(range(first, len(self.recorder.operations)), number)
+        for tensor in results:
+            source, _ = self.recorder.sources.get(id(tensor), (None, 0))
+            if source is not None and source != IMAGE:
+                self.made[source] = number
 
     def replaced(self, number: int, name: str, function, args: tuple, kwargs: dict) -> Any:
         """The result of the call, or of what stands for it here."""
