@@ -20,7 +20,7 @@ from tqdm import tqdm
 from utils import download_mirror
 from utils.download_mirror import Answer, CutOff, Failed, Head, NotContinued, Pace, TooSlow, Unreachable
 from utils.errors import InputError
-from utils.files import NO_LOCKS
+from utils.files import has_no_locks
 
 OFFLINE_SECONDS = 25.0  # to find that none can be reached, all mirrors together
 SLOWEST = 20_000  # bytes per second: below this another mirror is tried, if one is left
@@ -102,9 +102,9 @@ def _turn(part: Path, seconds: float, progress: bool) -> Iterator[None]:
                 print(f"waiting for another process that is downloading {part.stem}", file=sys.stderr)
             patience = seconds
         except (NotImplementedError, OSError) as error:
-            if isinstance(error, OSError) and error.errno not in NO_LOCKS:
+            if not has_no_locks(error):
                 raise
-            break  # as some network drives: without a lock rather than not at all
+            break  # without a lock rather than not at all
     try:
         yield
     finally:

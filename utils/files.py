@@ -1,4 +1,4 @@
-"""Files written in one step, so that they are whole or as they were; and looked at before they are read."""
+"""Files written in one step, so that they are whole or as they were; their size before they are read; their locks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from utils.errors import InputError
 
-NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)  # of a file system that has none
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
 def write(path: Path, content: bytes, keep: str | None = None) -> None:
@@ -52,3 +52,8 @@ def check_size(path: Path, most: int) -> None:
     size = path.stat().st_size
     if size > most:
         raise InputError(f"{path} has {size:,} bytes; more than {most:,} cannot be right")
+
+
+def has_no_locks(error: NotImplementedError | OSError) -> bool:
+    """Whether the error of a FileLock says that there are none on this file system, as on some network drives."""
+    return isinstance(error, NotImplementedError) or error.errno in NO_LOCKS

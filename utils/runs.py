@@ -23,7 +23,7 @@ from utils.data import ImageData
 from utils.device import describe_hardware
 from utils.errors import InputError, TrainingError
 from utils.evaluation import check_unseen
-from utils.files import NO_LOCKS, write
+from utils.files import has_no_locks, write
 from utils.folders import has_history, holds_run, is_taken
 from utils.history import history_csv, read_history
 from utils.interrupt import undisturbed
@@ -93,8 +93,8 @@ class Run:
                     f"{self.folder}: another process is training there; wait for it, or name another folder"
                 ) from None
             except (NotImplementedError, OSError) as error:
-                if isinstance(error, NotImplementedError) or error.errno in NO_LOCKS:
-                    return self  # as some network drives: without a lock rather than not at all
+                if has_no_locks(error):
+                    return self  # without a lock rather than not at all
                 raise InputError(f"{self.folder} cannot be written ({error.strerror}); name another folder") from error
         return self
 
