@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import sys
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
@@ -37,7 +37,7 @@ from utils.tables import as_table
 def train_command(arguments: argparse.Namespace) -> int:
     recipe = asked_recipe(arguments)
     keywords = network_arguments(arguments)  # before the data: a wrong name should not cost a download
-    data = load_data(arguments)
+    data = training_data(arguments)
     model = named_network(arguments.model, {"seed": arguments.seed, "classes": len(data.classes)} | keywords)
     out = arguments.out or runs_folder() / f"{run_name(arguments, keywords)}-seed{arguments.seed}"
     history = fit(
@@ -85,7 +85,7 @@ def run_name(arguments: argparse.Namespace, keywords: dict) -> str:
     return f"{arguments.model}{changed}-{arguments.recipe}"
 
 
-def load_data(arguments: argparse.Namespace) -> ImageData:
+def training_data(arguments: argparse.Namespace) -> ImageData:
     """What `--data` names; with `--validation`, its training images alone."""
     data = load_cifar10(arguments.data)
     return data if arguments.validation is None else data.hold_out(arguments.validation)
@@ -95,13 +95,13 @@ def repeat_command(arguments: argparse.Namespace) -> int:
     recipe = asked_recipe(arguments)
     keywords = network_arguments(arguments)
     out = Path(arguments.out or runs_folder() / f"{run_name(arguments, keywords)}-repeat")
-    runs = repeat(arguments.model, load_data(arguments), recipe, arguments.seeds, out, arguments.device, **keywords)
+    runs = repeat(arguments.model, training_data(arguments), recipe, arguments.seeds, out, arguments.device, **keywords)
     plots.repeats(runs).savefig(out / "repeat.png")
     print(f"{runs}\nsee {out}")
     return 0 if runs.reached == arguments.seeds else 1
 
 
-def data_of(arguments: argparse.Namespace, checkpoint: dict) -> ImageData:
+def trial_data(arguments: argparse.Namespace, checkpoint: dict) -> ImageData:
     """The data that a trained network is tried on; a warning if it is not what it has learned."""
     data = load_cifar10(arguments.data)
     trained_on = checkpoint["data"]["name"]
@@ -118,7 +118,7 @@ def data_of(arguments: argparse.Namespace, checkpoint: dict) -> ImageData:
 
 def evaluate_command(arguments: argparse.Namespace) -> int:
     model, checkpoint = load_model(arguments.checkpoint)
-    data = data_of(arguments, checkpoint)
+    data = trial_data(arguments, checkpoint)
     test = replace(data.test, mean=tuple(checkpoint["mean"]), std=tuple(checkpoint["std"]))  # as it has learned
     result = evaluate(model, test)
     print(result)
@@ -152,9 +152,10 @@ def predict_command(arguments: argparse.Namespace) -> int:
 
 def export_command(arguments: argparse.Namespace) -> int:
     model, checkpoint = load_model(arguments.checkpoint)
-    data = data_of(arguments, checkpoint)
+    data = trial_data(arguments, checkpoint)
     out = arguments.out or Path(arguments.checkpoint).with_suffix(".onnx")
-    difference = export_onnx(model, out, data.test, *(checkpoint[fact] for fact in ("mean", "std", "classes")))
+    learned = {fact: checkpoint[fact] for fact in ("mean", "std", "classes")}
+    difference = export_onnx(model, out, data.test, **learned)
     print(
         f"{out} was written: on {len(data.test):,} test images ({data.name}) ONNX Runtime gives the same answers, and "
         f"logits that differ by at most {difference:.1e}"
@@ -192,6 +193,8 @@ def models_command(arguments: argparse.Namespace) -> int:
 
 
 def recipes_command(arguments: argparse.Namespace) -> int:
-    columns = [field.name for field in fields(next(iter(RECIPES.values())))]
-    print(as_table([("", *RECIPES)] + [(c, *(str(asdict(r)[c]) for r in RECIPES.values())) for c in columns[1:]]))
+    rows = [("", *RECIPES)]
+    for field in fields(Recipe)[1:]:  # the first is the name
+        rows.append((field.name, *(str(getattr(recipe, field.name)) for recipe in RECIPES.values())))
+    print(as_table(rows))
     return 0
