@@ -120,6 +120,14 @@ def without_residuals(model: nn.Module) -> nn.Module:
     return model
 
 
+def all_changes(recipe: Recipe, model: nn.Module) -> dict[str, tuple[Recipe, Callable[[nn.Module], nn.Module]]]:
+    """The recipe, and what is done to the model, of each of the `variants` and of the network without residuals."""
+    changes = {name: (variant, unchanged) for name, variant in variants(recipe, model).items()}
+    if any(isinstance(module, Residual) for module in model.modules()):
+        changes[RESIDUALS] = recipe, without_residuals
+    return changes
+
+
 def rows(results: dict[str, Repeats]) -> list[dict]:
     """For each variant its accuracy, what the change costs in points, and the standard error of that."""
     whole = results["nothing"]
@@ -184,35 +192,33 @@ def main(arguments: list[str] | None = None) -> None:
     whole = load_cifar10(parsed.data)
     data = whole.hold_out(parsed.validation)
     width = {} if parsed.width is None else {"width": parsed.width}
-    model = build_model(parsed.model, **width)
     network = "-".join([parsed.model, *(f"{value:g}" for value in width.values())])
     title = f"{network}-{parsed.recipe}-{parsed.epochs}"
     folder = parsed.runs / title
-    title += of_data(whole)
+    changes = all_changes(recipe, build_model(parsed.model, **width))
+    folders = {folder_of(name): name for name in changes}
+    to_train = folders if parsed.only is None else ["nothing", *parsed.only]
+    for change in to_train:
+        lookup(folders, change, "change")
+    if parsed.no_training:
+        to_train = []
 
-    def runs_of(name: str, variant: Recipe, change: Callable = unchanged) -> Repeats | None:
+    def runs_of(name: str, variant: Recipe, change: Callable) -> Repeats | None:
         run = (parsed.model, data, variant)
         kept = {"out": folder / folder_of(name), "change": change} | width
-        trains = not parsed.no_training and folder_of(name) in asked
         finished = finished_seeds(*run, **kept)
-        seeds = max(parsed.seeds, finished) if trains else finished
+        seeds = max(parsed.seeds, finished) if folder_of(name) in to_train else finished
         return repeat(*run, seeds, **kept) if seeds else None
 
-    changes = {name: (variant, unchanged) for name, variant in variants(recipe, model).items()}
-    if any(isinstance(module, Residual) for module in model.modules()):
-        changes[RESIDUALS] = recipe, without_residuals
-    folders = {folder_of(name): name for name in changes}
-    asked = folders if parsed.only is None else ["nothing", *parsed.only]
-    for change in asked:
-        lookup(folders, change, "change")
     results = {name: runs_of(name, *change) for name, change in changes.items()}
     if results["nothing"] is None:
         raise InputError(f"{folder} has no finished run of the whole recipe: leave out --no-training")
     found = rows({name: runs for name, runs in results.items() if runs is not None})
     print(f"{network}, recipe {parsed.recipe}, {parsed.epochs} epochs; {data.origin}")
     print(as_table(cells(found)))
-    write(ROOT / "benchmarks" / "results" / f"ablation-{title}.csv", as_csv(COLUMNS, found).encode())
-    put_into(ROOT / "benchmarks" / "README.md", f"ablation-{title}", markdown(cells(found)))
+    name = f"ablation-{title}{of_data(whole)}"
+    write(ROOT / "benchmarks" / "results" / f"{name}.csv", as_csv(COLUMNS, found).encode())
+    put_into(ROOT / "benchmarks" / "README.md", name, markdown(cells(found)))
 
 
 if __name__ == "__main__":
