@@ -160,7 +160,7 @@ def describe(operation: Operation) -> tuple[str, str, list[str]]:
 
 
 def describe_convolution(operation: Operation) -> tuple[str, str, list[str]]:
-    """The same of a convolution."""
+    """Kind, text and details of a convolution, as in `describe`."""
     c = convolution_of(operation)
     word = "depthwise" if c.is_depthwise else "pointwise" if c.is_pointwise else "conv"
     kind = "convolution" if word == "conv" else word
@@ -179,17 +179,20 @@ def describe_convolution(operation: Operation) -> tuple[str, str, list[str]]:
 
 
 def by(sizes: Sequence[int], sign: str = "x") -> str:
-    """ "3x3" of (3, 3)."""
+    """(3, 3) as "3x3"."""
     return sign.join(map(str, sizes))
 
 
 def unless(word: str, sizes: Sequence[int], default: Sequence[int] = (1,)) -> str:
-    """ "stride 2", or "stride 2x1" where the sides differ; "" where it is the default."""
+    """Such as "stride 2", or "stride 2x1" where height and width differ; "" where it is the default."""
     return "" if set(sizes) == set(default) else f"{word} {short(sizes)}"
 
 
 def residual_edges(nodes: list[Node]) -> set[tuple[str, str]]:
-    """The edges (from, to) on the ways around: of the ways to an addition all but the longest, from where they part."""
+    """The edges (from, to) of residual connections.
+
+    Of the ways that lead to an addition, these are all but the longest, each from where it leaves that one.
+    """
     edges = set()
     for node in nodes:
         if node.text != "+":

@@ -34,7 +34,7 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def pick_precision(device: torch.device, wish: str = "auto") -> str:
-    """ "fp32", "bf16" or "fp16": the wish, or what the device does well.
+    """The wish or, if that is "auto", what the device does well: "fp32", "bf16" or "fp16".
 
     bf16 where it is native (CPUs with AVX-512 BF16 or AMX, GPUs from compute capability 8.0), fp16 on older GPUs
     such as Colab's T4, fp32 elsewhere: emulated bf16 is slower than fp32.

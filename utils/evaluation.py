@@ -27,7 +27,7 @@ class Evaluation:
         split: the images and labels that were asked.
         probabilities: float32 (N, classes) on the CPU, each row sums to 1.
         loss: mean cross-entropy over the images, in nats, without label smoothing.
-        mirrored: whether each answer is that to the image and its mirror image: test-time augmentation.
+        mirrored: whether each answer is the mean over the image and its mirror image: test-time augmentation.
     """
 
     split: Split

@@ -22,7 +22,7 @@ def holds_run(folder: Path) -> bool:
 
 
 def has_history(folder: Path) -> bool:
-    """Whether a run has left there what came out of an epoch; best.pt alone may be of a run that was killed there."""
+    """Whether the results of an epoch are there. best.pt alone says nothing: a run that was killed may have left it."""
     try:
         epochs = read_history(folder / "history.csv")
     except InputError:
@@ -53,7 +53,7 @@ def numbered(wish: Path, number: int) -> Path:
 
 
 def taken_numbers(wish: Path) -> list[int]:
-    """The numbers of those that hold a run, in order. Others may be missing between them."""
+    """The numbers, in order, of the folders `wish`, `wish-2`, ... that hold a run. Some between them may hold none."""
     endings = [path.name.removeprefix(f"{wish.name}-") for path in wish.parent.glob(f"{glob.escape(wish.name)}-*")]
     numbers = {1, *(int(ending) for ending in endings if ending.isdecimal())}
     return sorted(number for number in numbers if is_taken(numbered(wish, number)))

@@ -125,7 +125,7 @@ def must_agree(folder: Path, then: dict, now: dict) -> None:
 
 
 def comparable(then: object, now: str | None) -> bool:
-    """Whether two digests say something of each other: both are there, and by one version of what made them."""
+    """Whether two digests can be compared: both are there, and before the colon both name the same version."""
     if then is None or now is None:
         return False
     return not isinstance(then, str) or then.split(":")[0] == now.split(":")[0]

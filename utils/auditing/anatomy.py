@@ -118,7 +118,7 @@ class Anatomy:
         return self.stages_of([c for c in self.body if self.reduces(c)])
 
     def stages_of(self, convolutions: Sequence[Convolution]) -> list[int]:
-        """The same where these convolutions are the reducing ones."""
+        """For every operation, how many of these convolutions lie before it, itself included."""
         reducing = {c.operation.index for c in convolutions}
         result: list[int] = []
         for operation in self.operations:
@@ -231,7 +231,7 @@ class Anatomy:
         return [max((layout.line(side) for layout in maps), key=lambda line: line.field) for side in SIDES]
 
     def field_with_average(self) -> tuple[int, int]:
-        """The same for the average over all positions of the last maps."""
+        """Height and width of the field of the average over all positions of the last maps."""
         spans = [[layout.strand(s).span for layout in self.last_layouts()] for s in SIDES]
         return tuple(pixels(join(span)) for span in spans)
 
@@ -245,7 +245,7 @@ def leaves_no_map(operation: Operation) -> bool:
 
 
 def change_of_shape(operation: Operation) -> int:
-    """The same as `jump_changes` where the algebra could not follow, for what resizes a map and nothing else."""
+    """`jump_changes` by shapes alone, where the algebra could not follow: of what resizes a map, and only of that."""
     before, after, name = first_operand(operation).shape, operation.shape, operation.function
     resizes = name.lstrip("_").startswith(("upsample", "pixel_", "index")) or operation.arguments.get("step", 1) > 1
     if not (resizes or operation.arguments.get("transposed")) or len(before) != 4 or len(after) != 4:

@@ -71,7 +71,7 @@ class Layout:
         return replace(self, axes=(*self.axes[:number], parts, *self.axes[number + 1 :]))
 
     def blurred(self, numbers: Sequence[int], by: int) -> Layout:
-        """After an operation `by` that mixes all positions along these axes: their strands become spans."""
+        """The layout after operation `by` has mixed all positions along these axes: each now sees what any one saw."""
         spans, axes, mixed_by = list(self.spans), list(self.axes), self.mixed_by
         for number in numbers:
             for part in self.axes[number]:
@@ -105,12 +105,12 @@ def both(a: tuple | None, b: tuple | None) -> tuple | None:
 
 
 def plain(shape: Sequence[int]) -> Layout:
-    """Of a tensor that does not depend on the image."""
+    """The layout of a tensor that does not depend on the image."""
     return Layout(tuple((size,) for size in shape))
 
 
 def merged(layouts: Sequence[Layout], operation: Operation) -> Layout:
-    """Of a result that takes from each input at the same position."""
+    """The layout of a result whose every position takes from the same position of each input."""
     shape = operation.shape
     result = plain(shape)
     for layout in layouts:
@@ -162,11 +162,13 @@ def first(operation: Operation, look: Look) -> Layout:
 
 
 def argument(operation: Operation, name: str, default):
+    """What an operation was given under this name, or the default if nothing."""
     value = operation.arguments.get(name)
     return default if value is None else value
 
 
 def pair(value) -> tuple[int, ...]:
+    """Numbers for height and width, of which the same one may be given once: (2, 2) of 2 or (2,)."""
     return (value, value) if isinstance(value, int) else tuple(value) * (2 if len(value) == 1 else 1)
 
 
@@ -179,6 +181,7 @@ def dimensions(operation: Operation, rank: int, name: str = "dim") -> list[int]:
 
 
 def shrunk(layout: Layout, numbers: Sequence[int]) -> Layout:
+    """The layout with a single position along each of these axes."""
     for number in numbers:
         layout = layout.with_axis(number, 1)
     return layout

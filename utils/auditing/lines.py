@@ -116,7 +116,10 @@ def window(kernel: int, stride: int = 1, dilation: int = 1, padding: int = 0) ->
 
 
 def transposed_window(kernel: int, stride: int = 1, dilation: int = 1, padding: int = 0) -> dict:
-    """The same for a transposed convolution: o reads i where o = stride * i - padding + dilation * tap."""
+    """The arguments of `Line.through` for a transposed convolution.
+
+    Output o reads input i where o = stride * i - padding + dilation * tap.
+    """
 
     def taps(o: int) -> list[int]:
         places = [o + padding - dilation * t for t in range(kernel)]
@@ -126,21 +129,22 @@ def transposed_window(kernel: int, stride: int = 1, dilation: int = 1, padding: 
 
 
 def adaptive_window(inputs: int, outputs: int) -> dict:
-    """The same for adaptive pooling of `inputs` positions into `outputs`."""
+    """The arguments of `Line.through` for adaptive pooling of `inputs` positions into `outputs`."""
     common = gcd(inputs, outputs)
     taps = {"taps": lambda o: range(o * inputs // outputs, -(-(o + 1) * inputs // outputs))}
     return taps | {"outputs": outputs // common, "inputs": inputs // common}
 
 
 def nearest(ratio: Fraction) -> dict:
-    """The same for an upsampling that copies; `ratio`: input positions per output position."""
+    """The arguments of `Line.through` for an upsampling that copies; `ratio`: input positions per output position."""
     taps = {"taps": lambda o: [int(o * ratio // 1)]}
     return taps | {"outputs": ratio.denominator, "inputs": ratio.numerator}
 
 
 def interpolated(ratio: Fraction, reach: int) -> dict:
-    """The same for one that interpolates between `reach` neighbours on each side: 1 linear, 2 cubic.
+    """The arguments of `Line.through` for an upsampling that interpolates.
 
+    It does so between `reach` neighbours on each side: 1 linear, 2 cubic. `ratio`: input positions per output position.
     Pixel centres are aligned (align_corners=False). A position that falls onto an input position reads that alone.
     """
 

@@ -233,5 +233,5 @@ def torchsummary_total(model: nn.Module, shape: Sequence[int]) -> int | None:
 
 
 def names(found: Iterable[str]) -> str:
-    """Names of which some may come twice, as a part of a sentence."""
+    """Names as a part of a sentence, each of them once."""
     return shortened(list(dict.fromkeys(found)))
