@@ -12,6 +12,7 @@ from utils.auditing.lines import Line, Unfollowed, join, pixels
 from utils.auditing.maxima import POOLS, takes_maximum, worked_out
 from utils.auditing.paths import last_maps, made_of
 from utils.auditing.receptive_field import image_layout, layouts
+from utils.auditing.window_rules import takes_whole_map
 from utils.trace import IMAGE, Operand, Operation, Recorder, operands
 
 AVERAGES = ("mean", "avg_pool2d", "adaptive_avg_pool2d", "_adaptive_avg_pool2d")
@@ -234,6 +235,11 @@ class Anatomy:
         """Height and width of the field of the average over all positions of the last maps."""
         spans = [[layout.strand(s).span for layout in self.last_layouts()] for s in SIDES]
         return tuple(pixels(join(span)) for span in spans)
+
+
+def takes_average(operation: Operation) -> bool:
+    """Whether it is a mean, and of all positions: an average pool may leave some out."""
+    return operation.function in AVERAGES and (operation.function != "avg_pool2d" or takes_whole_map(operation))
 
 
 def leaves_no_map(operation: Operation) -> bool:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 
-from utils.auditing.anatomy import AVERAGES, PRODUCTS, Anatomy
+from utils.auditing.anatomy import PRODUCTS, Anatomy, takes_average
 from utils.auditing.convolutions import name_of, times
 from utils.auditing.layouts import SIDES, Layout
 from utils.auditing.lines import pixels
-from utils.auditing.window_rules import takes_whole_map
 from utils.tables import as_html, as_table
 from utils.trace import Operation, operands
 
@@ -73,7 +72,7 @@ def layer_table(anatomy: Anatomy) -> Layers:
 def kind_of(anatomy: Anatomy, operation: Operation) -> str | None:
     """The words for a layer that is no convolution; None if it is none that belongs into a table of layers."""
     name = operation.function
-    if operation in anatomy.global_pools and name in AVERAGES and (name != "avg_pool2d" or takes_whole_map(operation)):
+    if operation in anatomy.global_pools and takes_average(operation):
         return "global average"
     if operation in anatomy.max_pools:
         kernel = operation.arguments.get("kernel_size")

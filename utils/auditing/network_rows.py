@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import nn
 
-from utils.auditing.anatomy import AVERAGES, Anatomy
+from utils.auditing.anatomy import Anatomy, takes_average
 from utils.auditing.convolutions import Convolution, name_of, short, times
 from utils.auditing.layouts import SIDES
 from utils.auditing.maxima import may_take_maximum, nearly_equal
 from utils.auditing.paths import made_of
 from utils.auditing.requirement import MAX_PARAMETERS, Requirement, row, shortened, unjudged
-from utils.auditing.window_rules import pool_window, takes_whole_map
+from utils.auditing.window_rules import pool_window
 from utils.trace import IMAGE, Operation, Recorder, forward_hooks, memory
 
 NOT_RUN = "the network does not run"
@@ -131,8 +131,8 @@ def gap_row(anatomy: Anatomy) -> Requirement:
 
 def averages(anatomy: Anatomy, operation: Operation) -> bool:
     """Whether it is a mean: also a sum that is divided by the number of positions next."""
-    if operation.function in AVERAGES:
-        return operation.function != "avg_pool2d" or takes_whole_map(operation)
+    if takes_average(operation):
+        return True
     if operation.function != "sum":
         return False
     shape = operation.arguments["self"].shape
