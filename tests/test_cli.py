@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import onnx
 import pytest
@@ -15,7 +16,8 @@ from utils.__main__ import main
 from utils.checkpoint import load_checkpoint, load_model, write_checkpoint
 from utils.errors import TrainingError
 from utils.evaluation import evaluate
-from utils.models import MODELS
+from utils.given import given_network
+from utils.models import MODELS, blocks
 from utils.predict import load_picture, predict
 from utils.recipes import RECIPES
 
@@ -325,19 +327,26 @@ def file(tmp_path):
     return path
 
 
+@pytest.mark.parametrize("place", ["mine.py", "models/mine.py"])
 @pytest.mark.parametrize("own", ["utils.py", "utils/__init__.py", "utils/data.py"])
-def test_audit_takes_the_user_s_own_utils_for_what_their_file_imports(tmp_path, capsys, own):
-    (tmp_path / own).parent.mkdir(exist_ok=True)
+def test_audit_takes_the_user_s_own_utils_for_what_their_file_imports(tmp_path, capsys, own, place):
+    for name in (own, place):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / own).write_text("def layers():\n    from torch import nn\n    return nn.Conv2d(3, 4, 3)\n")
-    (tmp_path / "mine.py").write_text(
+    (tmp_path / place).write_text(
         f"from torch import nn\nfrom utils{'.data' * ('data' in own)} import layers\n"
         "class Net(nn.Sequential):\n    def __init__(self):\n        super().__init__(layers())\n"
     )
     ours = sys.modules["utils"]
-    assert main(["audit", f"{tmp_path / 'mine.py'}:Net"]) == 1
+    assert main(["audit", f"{tmp_path / place}:Net"]) == 1
     assert capsys.readouterr().out.startswith("Net: FAILED")
     assert sys.modules["utils"] is ours
     assert sys.modules["utils.audit"].__name__ == "utils.audit"
+
+
+def test_a_file_of_this_repository_is_built_of_our_own_blocks():
+    model = given_network(f"{Path(blocks.__file__).with_name('s7.py')}:s7").model
+    assert any(isinstance(module, blocks.Residual) for module in model.modules())
 
 
 def test_audit_passes_our_network_and_judges_its_augmentation(capsys):

@@ -136,30 +136,31 @@ def package_of(name: str, folder: Path) -> ModuleType:
 def beside(path: Path) -> Iterator[None]:
     """Within the block the user's file runs as it would alone, without the arguments that we were given.
 
-    What lies beside it or in the two folders above can be imported: also a `utils` of their own beside it, which takes
-    the place of ours.
+    What lies beside it or in the two folders above can be imported: also a `utils` of their own, which takes the place
+    of ours.
     """
-    folder, *above = map(str, path.resolve().parents[:3])
-    above = [name for name in above if name not in sys.path]
-    theirs, ours = path.parent / "utils", {}
-    if theirs.with_suffix(".py").is_file() or any(theirs.glob("*.py")):
-        ours = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "utils"}
+    folders, root = path.resolve().parents[:3], Path(__file__).resolve().parents[1]
+    theirs = [folder for folder in folders if folder != root and has_utils(folder)][:1]
+    ours = {name: module for name, module in sys.modules.items() if theirs and name.partition(".")[0] == "utils"}
     for name in ours:
         del sys.modules[name]
-    if ours and not theirs.with_suffix(".py").is_file() and not (theirs / "__init__.py").is_file():
-        package_of("utils", theirs)  # Python itself would find ours first
-    arguments, sys.argv = sys.argv, [str(path)]
-    sys.path[:] = [folder, *sys.path, *above]
+    if theirs and not any((theirs[0] / file).is_file() for file in ("utils.py", "utils/__init__.py")):
+        package_of("utils", theirs[0] / "utils")  # Python itself would find ours first
+    arguments, paths = sys.argv, list(sys.path)
+    sys.argv, sys.path[:] = [str(path)], [*map(str, (folders[0], *theirs)), *paths, *map(str, folders[1:])]
     try:
         yield
     finally:
-        sys.argv = arguments
-        for name in (folder, *above):
-            sys.path.remove(name)
+        sys.argv, sys.path[:] = arguments, paths
         if ours:
             for name in [name for name in sys.modules if name.partition(".")[0] == "utils"]:
                 del sys.modules[name]
             sys.modules.update(ours)
+
+
+def has_utils(folder: Path) -> bool:
+    """Whether a module or a package called `utils` lies in the folder; a package needs no __init__.py."""
+    return (folder / "utils.py").is_file() or any((folder / "utils").glob("*.py"))
 
 
 def made(module: ModuleType, name: str, keywords: dict) -> nn.Module:
