@@ -224,6 +224,12 @@ def test_a_network_of_functions_alone():
     ]
 
 
+def test_only_a_hardtanh_from_0_to_6_is_a_relu6():
+    bounds = (0, 6), (-1, 1)
+    written = [read(nn.Sequential(conv(), nn.Hardtanh(*pair)), IMAGE)[1].then for pair in bounds]
+    assert written == [["ReLU6"], ["hardtanh"]]
+
+
 def test_a_module_called_twice_stands_twice():
     model = Network(lambda self, x: self.a(F.relu(self.a(x))), a=conv())
     assert edges(model) == {("input", "a"), ("a", "a (2)"), ("a (2)", "output")}

@@ -150,7 +150,7 @@ def describe(operation: Operation) -> tuple[str, str, list[str]]:
         return "operation", "BN", []
     if function == "native_dropout":
         return "operation", f"dropout {given['p']:g}" if given["p"] else "", []
-    if function == "hardtanh" and (given["min_val"], given["max_val"]) == (0, 6):
+    if function == "hardtanh" and (given.get("min_val"), given.get("max_val")) == (0, 6):
         return "operation", "ReLU6", []
     if len(operation.inputs) > 1:
         return "operation", SMALL.get(function, function), []
