@@ -144,11 +144,15 @@ def test_blocks_have_frames_with_their_names():
     model = build_model("transition")
     blocks = dict(columns(model, read(model, IMAGE)))
     assert [node.name for node in blocks["c2"]] == ["c2.0", "c2.4", "c2.5"]
+    model = build_model("dilated_valid")  # whose last two layers are in no block
+    assert [heading for heading, _ in columns(model, read(model, IMAGE))] == ["c1", "c2", "c3", "average, output"]
 
 
 def test_a_network_without_blocks_has_frames_by_size():
     model = build_model("experiment2")
     assert [heading for heading, _ in columns(model, read(model, IMAGE))] == ["32 × 32", "16 × 16", "8 × 8", "1 × 1"]
+    valid = nn.Sequential(nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 5))
+    assert [heading for heading, _ in columns(valid, read(valid, IMAGE))] == ["30 × 30 to 24 × 24"]
 
 
 def test_a_block_that_is_too_long_for_a_page_is_parted_by_size():
@@ -172,6 +176,7 @@ def test_kinds_are_told_apart_by_colour_and_by_words():
         assert f'fillcolor="{colour}"' in look(graph, name)
         assert words in text_of(look(graph, name))
     assert len(set(COLOURS.values())) == len(COLOURS)
+    assert "s7_dilated: 199,922 parameters" in graph.source
 
 
 def test_strided_layers_have_a_bold_frame():
@@ -222,6 +227,23 @@ def test_a_network_of_functions_alone():
         ("global average pool", [], [], (8,)),
         ("output", [], [], (8,)),
     ]
+
+
+@pytest.mark.parametrize(
+    ("layer", "text", "details"),
+    [
+        (nn.MaxPool2d(3, 2), "max pool 3x3", ["stride 2"]),
+        (nn.MaxPool2d(2, dilation=3), "max pool 2x2", ["dilation 3"]),
+        (nn.AdaptiveAvgPool2d(4), "adaptive average pool", []),
+        (nn.AdaptiveMaxPool2d(1), "global max pool", []),
+        (lambda x: x.amax((-2, -1)), "global max pool", []),
+        (nn.ConvTranspose2d(3, 4, 2, 2), "conv 2x2, 3 → 4", ["transposed", "stride 2"]),
+        (nn.Sequential(nn.Flatten(), nn.Linear(3072, 5, bias=False)), "linear, 3072 → 5", []),
+    ],
+)
+def test_what_a_layer_is_called_and_what_is_not_the_default(layer, text, details):
+    nodes = read(Network(lambda self, x: layer(x)), IMAGE)
+    assert [(node.text, node.details) for node in nodes[1:-1]] == [(text, details)]
 
 
 def test_only_a_hardtanh_from_0_to_6_is_a_relu6():
