@@ -1,5 +1,6 @@
 """What the weights see: Grad-CAM, calibration, confusions and corruptions, each against what it must be."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -103,6 +104,31 @@ def test_corruptions_grow_from_little_to_much(tiny):
     assert changes["noise, 10 % of the range"] == pytest.approx(0.1 * 255 * (2 / torch.pi) ** 0.5, rel=0.2)
 
 
+def test_only_noise_is_drawn_and_every_image_is_changed(tiny):
+    for name, transform in corruptions().items():
+        first, second = (corrupted(tiny.test, name, transform, seed).images for seed in (0, 1))
+        assert (first != tiny.test.images).flatten(1).any(1).all(), name
+        assert torch.equal(first, second) != name.startswith("noise"), name
+
+
+def test_a_corruption_is_as_strong_as_its_name_says(tiny):
+    grey = torch.full_like(tiny.test.images, 127)
+    point = torch.zeros_like(grey)
+    point[:, :, 16, 16] = 255
+    squares = (torch.arange(32.0) - 16) ** 2
+    for name, transform in corruptions().items():
+        (amount,) = (float(number) for number in re.findall(r"[+-]?[\d.]+", name))
+        picture = point if name.startswith("blur") else grey
+        spoiled = corrupted(replace(tiny.test, images=picture), name, transform).images.float()
+        if name.startswith("noise"):
+            assert spoiled.std().item() == pytest.approx(amount / 100 * 255, rel=0.1)
+        elif name.startswith("brightness"):
+            assert spoiled.mean().item() - 127 == pytest.approx(amount / 100 * 255, abs=1)
+        elif name.startswith("blur"):
+            columns = spoiled.sum((0, 1, 2))
+            assert (columns @ squares / columns.sum()).sqrt().item() == pytest.approx(amount, rel=0.1)
+
+
 def test_a_corrupted_split_is_the_same_each_time_and_says_what_it_is(tiny):
     name, transform = next(iter(corruptions().items()))
     first, second = (corrupted(tiny.test, name, transform, seed=3) for _ in range(2))
@@ -164,6 +190,11 @@ def test_attention_asks_about_the_answer_and_about_the_truth(tiny, network):
     rows = [figure.axes[row * 2 : row * 2 + 2] for row in range(5)]
     wrong = result.mistakes(2)
     names = tiny.classes
+    right = [index for index in range(len(tiny.test)) if result.predictions[index] == result.labels[index]][:2]
+    assert [axis.get_title() for axis in rows[0]] == [axis.get_title() for axis in rows[1]]
+    assert [axis.get_title() for axis in rows[0]] == [names[k] for k in result.labels[right].tolist()]
+    assert torch.equal(torch.as_tensor(rows[0][1].images[0].get_array()), tiny.test.images[right[1]].permute(1, 2, 0))
+    assert [axis.get_title() for axis in rows[2]] == [names[k] for k in result.labels[wrong].tolist()]
     assert [axis.get_title() for axis in rows[3]] == [names[k] for k in result.predictions[wrong].tolist()]
     assert [axis.get_title() for axis in rows[4]] == [names[k] for k in result.labels[wrong].tolist()]
     heat = grad_cam(network, tiny.test.images[wrong], tiny.test, result.labels[wrong])
