@@ -65,6 +65,13 @@ def test_a_last_batch_of_one_image_is_refused_before_training_if_the_network_can
     assert len(fit(network, thirteen, recipe)) == 1  # its maps are larger than a pixel
 
 
+def test_a_last_batch_of_one_image_is_tried_on_the_smallest_images_of_the_recipe(tiny, recipe):
+    reducing = nn.Sequential(nn.Conv2d(3, 8, 24, stride=8), *tiny_network()[1:])  # 24 pixels become one, 32 become 2x2
+    with pytest.raises(InputError, match="last batch of one image"):
+        fit(reducing, tiny.subset(13, 37), replace(recipe, batch_size=12))
+    assert len(fit(reducing, tiny.subset(13, 37), replace(recipe, batch_size=12, epochs=1, sides=(32,)))) == 1
+
+
 class Failing(nn.Module):
     """A small network that does `fail(images)` in its step number `step` (from 0)."""
 
@@ -134,11 +141,20 @@ def test_a_network_that_only_guesses_is_given_up(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("accuracies", "given_up"), [((34, 34), True), ((34, 37), False), ((34,), False), ((60, 30), False)]
+    ("images", "accuracies", "given_up"),
+    [
+        (3000, (34, 34), True),
+        (3000, (34, 37), False),
+        (3000, (34,), False),
+        (3000, (60, 30), False),
+        (3000, (60, 34, 34), True),  # the last two only guess
+        (2000, (34, 34), False),  # it has seen 4,000 images
+        (2000, (34, 34, 34), True),
+    ],
 )
-def test_it_takes_two_epochs_to_give_up(accuracies, given_up):
+def test_it_takes_two_epochs_and_5000_images_to_give_up(images, accuracies, given_up):
     history = [{"train_accuracy": accuracy} for accuracy in accuracies]
-    split = tiny_split(3000, "train", 0)
+    split = tiny_split(images, "train", 0)
     if given_up:
         with pytest.raises(TrainingError, match="learns nothing"):
             check_learning(history, split)
@@ -157,7 +173,7 @@ def test_it_takes_two_epochs_to_give_up(accuracies, given_up):
 def test_out_of_memory_says_which_batch_would_fit(tiny, recipe, error):
     class Hungry(Failing):
         def forward(self, images):
-            if self.training and len(images) > 12:
+            if self.training and images.numel() > 12 * 3 * 32 * 32:  # the recipe's greatest images, in a later epoch
                 raise error
             return self.layers(images)
 
