@@ -56,6 +56,16 @@ def test_the_averaged_gradient_is_that_of_images_and_mirror_images():
         torch.testing.assert_close(parameter.grad, expected, rtol=1e-3, atol=1e-5)
 
 
+def test_frozen_weights_stay_without_a_gradient():
+    model = symmetric("s7")
+    frozen = next(model.parameters()).requires_grad_(False)
+    F.cross_entropy(model(some_images()), torch.arange(4)).backward()
+    MirrorSymmetry(model).average_gradients()
+    assert frozen.grad is None
+    second = model.c1[1][0].weight.grad
+    assert torch.equal(second, mirrored(second))
+
+
 def test_averaged_gradients_are_mirror_images_to_the_bit():
     """Adam would make as much of a rounding error, where both sides all but cancel, as of a gradient."""
     model = build_model("s7")
@@ -197,6 +207,28 @@ def test_a_network_that_it_does_not_suit_is_known(why):
 @pytest.mark.parametrize("name", WHOLE)
 def test_it_suits_our_networks_and_the_five(name):
     assert why_not_symmetric(build_model(name)) == ""
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.InstanceNorm2d(8, affine=True),
+        nn.GroupNorm(4, 8),
+        nn.PReLU(8),
+        nn.Sequential(
+            nn.Conv2d(8, 8, 1), nn.AdaptiveAvgPool2d(2), nn.Flatten(2), nn.BatchNorm1d(8), nn.Unflatten(2, (2, 2))
+        ),
+    ],
+    ids=["instance norm", "group norm", "PReLU", "norm of a vector"],
+)
+def test_it_suits_layers_with_one_weight_a_channel(layer):
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), layer, *ending_in(nn.Linear(8, 3))[1:])
+    for vector in (parameter for parameter in model.parameters() if parameter.ndim == 1):
+        nn.init.uniform_(vector, 0.1, 0.9)
+    assert why_not_symmetric(model) == ""
+    MirrorSymmetry(model).impose()
+    images = some_images(side=32)
+    torch.testing.assert_close(model(images), model(images.flip(3)), rtol=1e-4, atol=1e-5)
 
 
 def test_a_network_that_it_does_not_suit_learns_without_it_and_the_log_says_why(tiny, recipe, tmp_path):
