@@ -291,11 +291,17 @@ def test_a_name_that_the_terminal_cannot_show_is_no_traceback(tmp_path):
 
 
 NETWORK = """
+from __future__ import annotations
+from dataclasses import dataclass
 import torch
 from torch import nn
 from beside import KERNEL
 
 print("a word of its own")
+
+@dataclass
+class Settings:  # with its annotations as text it looks for its own module
+    width: int = 4
 
 class Net(nn.Sequential):
     def __init__(self, width=4, dilation=1):
@@ -464,6 +470,7 @@ def test_audit_of_weights_that_ship_takes_no_record_that_lies_about(run, tmp_pat
         (["s7", "--args", "3"], "not a JSON object"),
         (["s7", "--args", '{"depth": 3}'], "takes no argument 'depth'"),
         (["s7", "--args", '{"classes": "x"}'], "s7 cannot be made with {'classes': 'x'}"),
+        (["s7", "--args", '{"classes": -1}'], "s7 cannot be made with {'classes': -1}"),
         (["s7", "--shape", "3x32"], "invalid shape value: '3x32'"),
         (["s7", "--shape", "3x32x0"], "input_shape must be channels, height, width"),
         (["no.py:Net"], "no.py: no such file"),
@@ -487,6 +494,11 @@ def test_what_audit_cannot_use_is_answered_in_one_line(arguments, says, capsys):
         ("def Net(): return 3", "Net is no torch.nn.Module but int"),
         ("def Net(width): return 3", "Net cannot be made with {}: TypeError: Net() missing 1 required positional"),
         ("def Net():\n    raise KeyError('x')", "Net cannot be made with {}: KeyError: 'x' (line 2)"),
+        (
+            "def f():\n    raise KeyError('x')\n\ndef Net():\n    f()",
+            "Net cannot be made with {}: KeyError: 'x' (line 2)",
+        ),
+        ("def Net():\n    raise SystemExit(3)", "Net cannot be made with {}: SystemExit: 3 (line 2)"),
     ],
 )
 def test_a_file_that_audit_cannot_use_is_answered_in_one_line(text, says, tmp_path, capsys):
