@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import re
+import runpy
 import shutil
 import signal
 import subprocess
@@ -107,7 +108,12 @@ def test_make_badge_sets_the_address_everywhere(tmp_path, capsys):
         (tmp_path / place).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / place, tmp_path / place)
     old, badge.ROOT = badge.current(), tmp_path
+    with open(tmp_path / "README.md", "a") as readme:
+        readme.write(f"\nhttps://github.com/{old}-notes\n")  # another one's
     assert badge.main(["someone/course-7"]) == 0
+    readme = tmp_path / "README.md"
+    assert readme.read_text().endswith(f"/{old}-notes\n")
+    readme.write_text(readme.read_text().replace(f"/{old}-notes", ""))
     for place in badge.PLACES:
         text = (tmp_path / place).read_text()
         assert "/someone/course-7" in text
@@ -124,6 +130,20 @@ def test_only_what_is_missing_is_installed_and_never_torch():
     ]
     assert missing("numpy\n# Only for make run and make test\nno-such-package\n") == []
     assert missing((ROOT / "requirements.txt").read_text()) == []
+
+
+def test_the_setup_cell_installs_what_is_missing_and_keeps_torch(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: asked.append(command))
+    (tmp_path / "notebooks").mkdir()
+    script = shutil.copy(ROOT / "notebooks" / "install_missing.py", tmp_path / "notebooks")
+    for text in ("torch>=999\nnumpy>=1\n", "torch>=999\nno-such-package==1.0\n"):
+        (tmp_path / "requirements.txt").write_text(text)
+        runpy.run_path(script, run_name="__main__")
+    ((*pip, wanted, torch_here, torchvision_here),) = asked
+    assert pip == [sys.executable, "-m", "pip", "install", "--quiet"]
+    assert wanted == "no-such-package==1.0"
+    assert [torch_here, torchvision_here] == [f"{name}=={version(name)}" for name in ("torch", "torchvision")]
 
 
 def test_what_fits_the_gpu_is_pinned_when_something_is_missing():
@@ -162,6 +182,36 @@ def test_the_notebook_alone_in_an_empty_folder_fetches_the_repository(tmp_path):
         NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(alone)}}).execute()
     assert where.outputs[0].text.strip() == str(alone / "S7" / "utils" / "__init__.py")
     assert os.listdir(alone / "S7" / "utils")
+
+
+def test_a_notebook_runs_in_its_own_folder_and_stays_as_it_is(tmp_path):
+    path, out = tmp_path / "own" / "good.ipynb", tmp_path / "out"
+    path.parent.mkdir()
+    (path.parent / "beside.txt").write_text("found")
+    sources = ("print('one', flush=True); print('two')", "print(open('beside.txt').read())\nprint('Passed.')", "1 + 1")
+    nbformat.write(nbformat.v4.new_notebook(cells=list(map(nbformat.v4.new_code_cell, sources))), path)
+    before = path.read_bytes()
+    command = [sys.executable, str(ROOT / "notebooks" / "run.py"), str(path), "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"one\ntwo\nfound\nPassed.\nPassed. Look at {out / 'good.html'}\n")
+    kept = nbformat.read(out / "good.ipynb", as_version=4)
+    assert [cell.outputs[0].get("text") for cell in kept.cells] == ["one\ntwo\n", "found\nPassed.\n", None]
+    assert kept.cells[2].outputs[0].data["text/plain"] == "2"
+    assert "version" not in kept.metadata.language_info and "execution" not in kept.cells[0].metadata
+    assert (out / "good.html").is_file()
+    assert path.read_bytes() == before
+
+
+def test_the_outputs_are_stored_in_the_notebook_only_if_asked_for(tmp_path, monkeypatch):
+    script, path = load_script("run"), tmp_path / "a.ipynb"
+    printed = nbformat.v4.new_output("stream", text="Passed.\n")
+    executed = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("print('Passed.')", outputs=[printed])])
+    monkeypatch.setattr(script, "run", lambda path, out: executed)
+    for keep in ([], ["--keep"]):
+        monkeypatch.setattr(sys, "argv", ["run.py", str(path), *keep])
+        assert script.main() == 0
+        assert path.is_file() == bool(keep)
+    assert nbformat.read(path, as_version=4).cells[0].outputs == [printed]
 
 
 def test_a_notebook_that_fails_is_kept_as_far_as_it_came(tmp_path):
