@@ -10,7 +10,7 @@ import torch
 
 from benchmarks import ship
 from utils.checkpoint import load_checkpoint, load_model
-from utils.data import JPEG_COPY, ImageData, load_cifar10
+from utils.data import JPEG_COPY, ORIGINAL, ImageData, load_cifar10
 from utils.engine import first_weights, fit
 from utils.errors import InputError
 from utils.evaluation import evaluate
@@ -123,7 +123,10 @@ def change(folder, **parts) -> None:
     path.write_text(json.dumps(run | changed))
 
 
-def test_a_finished_run_ships(finished, capsys):
+@pytest.mark.parametrize("data", [JPEG_COPY, ORIGINAL])
+def test_a_finished_run_ships_with_its_last_weights(finished, capsys, data):
+    change(finished, data={"name": data})
+    (finished / "best.pt").unlink()
     assert ship.main([str(finished)]) == 0
     assert "% of the test images" in capsys.readouterr().out
     trained = load_checkpoint(finished / "last.pt")["weights"]
@@ -139,6 +142,7 @@ def test_a_finished_run_ships(finished, capsys):
         ({"recipe": {"flip": 0.25}}, r"another recipe \(flip: 0.25 then, 0.5 now\)"),
         ({"data": {"name": "tiny colours"}}, "all of CIFAR-10"),
         ({"data": {"train_images": 45_000}}, "all of CIFAR-10"),
+        ({"data": {"test_images": 9_999}}, "all of CIFAR-10"),
         ({"results": {"test_evaluations": 0}}, "was tested on it"),
         ({"policy": "Compose([])"}, "another policy"),
         ({"first_weights": "an earlier run"}, "another first_weights"),
