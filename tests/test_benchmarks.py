@@ -1,10 +1,12 @@
 """What the benchmarks make of what they measure; never how fast anything is."""
 
 import csv
+import itertools
 import re
 from dataclasses import asdict, replace
 
 import pytest
+import torch
 
 from benchmarks import seeds, systems, throughput, time_to_accuracy
 from benchmarks.program import program
@@ -18,6 +20,7 @@ from utils.recipes import RECIPES, Recipe
 from utils.records import must_agree, read_record
 from utils.repeat import Repeats
 from utils.systems import multiply_adds
+from utils.trainer import Trainer
 
 
 def history(*pairs: tuple[float, float]) -> list[dict]:
@@ -227,6 +230,41 @@ def test_throughput_holds_the_step_against_the_ceiling(tmp_path, monkeypatch, ca
     parts = re.findall(r"^(?:gather|augment|forward|backward|optimiser) .* ([\d.]+) %$", shown, re.MULTILINE)
     assert len(parts) == 5 and sum(map(float, parts)) == pytest.approx(100, abs=0.5)
     assert (tmp_path / "images" / "throughput-other-data.png").stat().st_size > 5_000
+
+
+def test_throughput_counts_seconds_of_one_call_and_of_one_image(tiny, recipe, network, monkeypatch):
+    cpu = torch.device("cpu")
+    clock = itertools.count(0, 6)
+    monkeypatch.setattr(throughput.time, "perf_counter", lambda: next(clock))  # six seconds pass between two looks
+    assert throughput.seconds(lambda: None, cpu, times=3) == 2
+    trainer = Trainer(network, recipe, cpu)
+    few = replace(recipe, batch_size=10)
+    assert throughput.training_seconds(trainer, tiny) == pytest.approx(6 / 96)
+    assert throughput.training_seconds(trainer, tiny, batches=1) == pytest.approx(6 / 40)
+    stages = throughput.stage_seconds(Trainer(network, few, cpu), tiny)  # 96 images: five batches, and four of 46
+    assert stages == pytest.approx(dict.fromkeys(throughput.STAGES, 5 * 6 / 46) | {"evaluation": 6 / 37})
+
+
+def test_the_ceilings_are_two_operations_a_product_and_bytes_read_and_written(monkeypatch):
+    monkeypatch.setattr(throughput, "seconds", lambda action, device, times=1: 2.0)
+    found = throughput.ceilings(torch.device("cpu"), side=8)
+    assert found["fp32"] == 2 * 8**3 / 2
+    assert found["copy"] == 2 * 4 * (64 << 20) / 2
+
+
+def test_the_policy_s_speed_is_told_in_images_a_second(tiny, monkeypatch):
+    taken = iter([1, 1, 1, 4, 4, 4, 0.5, 0.5, 0.5, 2, 2, 2, 1, 1, 1])
+    monkeypatch.setattr(throughput, "seconds", lambda action, device: next(taken))
+    threads = torch.get_num_threads()
+    heading, *rows = throughput.policy_rows(tiny, images=40)
+    assert torch.get_num_threads() == threads
+    assert rows == [
+        ("whole batches, 1 thread", "40", "4.0"),
+        ("Albumentations, 1 thread", "10", "1.0"),
+        (f"whole batches, {threads} threads", "80", "8.0"),
+        ("Albumentations, loader workers: 1", "20", "2.0"),
+        ("Albumentations, loader workers: 2", "40", "4.0"),
+    ]
 
 
 def test_throughput_measures_what_the_network_is_trained_with(monkeypatch):
