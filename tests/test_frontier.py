@@ -74,6 +74,11 @@ def test_only_what_a_recipe_has_is_left_out_and_what_it_has_not_put_in():
     cropped = ablation.variants(names["with random crop"], model)
     assert cropped["without random crop"] == recipe and "with random crop" not in cropped
     assert recipe not in list(names.values())[1:]
+    decayed = ablation.variants(replace(recipe, weight_decay=1e-3, muon_weight_decay=0.1, decay_norms=False), model)
+    without = decayed["without weight decay"]
+    assert without.weight_decay == without.muon_weight_decay == 0
+    assert decayed["without batch norms spared weight decay"].decay_norms
+    assert decayed["without falling rate (constant instead)"].drops == ()
     assert all(variant.epochs == 2 for variant in names.values())
     of_a_system = ablation.variants(RECIPES["experiment2"], model)  # Adam, and a rate that does not fall
     assert not any("Muon" in name for name in of_a_system)
@@ -158,13 +163,14 @@ def test_the_ablation_looks_at_validation_images_and_goes_on(tmp_path, monkeypat
     (runs / "seed1").mkdir()
     (runs / "seed1" / "run.json").write_text(record.replace('"seed": 0', '"seed": 1'))
     capsys.readouterr()
-    assert ablation.main([*command, "--no-training"]) == 0  # of "nothing" two seeds count, though one was asked for
-    shown = capsys.readouterr().out
-    assert "random crop" in shown and "flip" not in shown
-    seeds = {
-        line.split("  ")[0]: line.split()[-4] for line in shown.splitlines() if line.startswith(("nothing", "with"))
-    }
-    assert seeds["nothing"] == "2", shown
+    for option in (["--no-training"], ["--only", "with-random-crop"]):
+        assert ablation.main([*command, *option]) == 0  # of "nothing" two seeds count, though one was asked for
+        shown = capsys.readouterr().out
+        assert "random crop" in shown and "flip" not in shown
+        seeds = {
+            line.split("  ")[0]: line.split()[-4] for line in shown.splitlines() if line.startswith(("nothing", "with"))
+        }
+        assert seeds["nothing"] == "2", shown
 
 
 @pytest.fixture
