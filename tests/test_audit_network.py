@@ -392,6 +392,7 @@ def thinned_and_convolved(self, x):
 HALF = {"stride": 2}
 SHORTER = {"dilation": 4, "padding": 0}
 MIRRORED = {"dilation": 4, "padding_mode": "reflect"}
+WRAPPED = {"dilation": 4, "padding_mode": "circular"}
 
 
 def blocks(*reducing, at_end=True) -> list[nn.Module]:
@@ -407,6 +408,11 @@ STRUCTURES = {
     "dilated, not padded": (chain(*blocks(SHORTER, SHORTER, SHORTER)), True, "C1 32 > 24, C2 24 > 16, C3 16 > 8, C4 8"),
     "dilated, not padded, beside dilated and padded by reflection": (
         chain(*blocks(MIRRORED, SHORTER, SHORTER, SHORTER, MIRRORED)),
+        True,
+        "C1 32 > 24, C2 24 > 16, C3 16 > 8, C4 8",
+    ),
+    "dilated, not padded, beside dilated and padded around the corner": (
+        chain(*blocks(WRAPPED, SHORTER, SHORTER, SHORTER, WRAPPED)),
         True,
         "C1 32 > 24, C2 24 > 16, C3 16 > 8, C4 8",
     ),
@@ -436,6 +442,7 @@ STRUCTURES = {
     "five": (chain(*blocks(HALF, HALF, HALF, HALF)), False, "5 blocks"),
     "one": (chain(conv()), False, "1 block "),
     "dilated, padded by reflection": (chain(*blocks(MIRRORED, MIRRORED, MIRRORED)), False, "1 block (C1 32)"),
+    "dilated, padded around the corner": (chain(*blocks(WRAPPED, WRAPPED, WRAPPED)), False, "1 block (C1 32)"),
     "unpadded, not dilated, not strided": (chain(conv(padding=0), conv(padding=0), conv(padding=0)), False, "1 block"),
     "max-pooling between": (chain(*blocks(HALF, HALF, HALF)[:-1], nn.MaxPool2d(2), conv()), False, "pooling in 9"),
     "average pooling between": (chain(conv(), nn.AvgPool2d(2), *blocks(HALF, HALF, HALF)), False, "pooling in 1"),

@@ -137,9 +137,24 @@ class Anatomy:
         """Height and width of the map that it works on, without padding that is an operation of its own."""
         operand = convolution.operation.arguments["input"]
         padded = operand.shape[-2:]
-        while operand.source not in (None, IMAGE) and self.operations[operand.source].function in PADDINGS:
-            operand = first_operand(self.operations[operand.source])
+        while operand.source not in (None, IMAGE) and (before := self.before_padding(self.operations[operand.source])):
+            operand = before
         return tuple(map(min, operand.shape[-2:], padded))
+
+    def before_padding(self, operation: Operation) -> Operand | None:
+        """What the operation has padded; None if it does not pad.
+
+        F.pad(mode="circular") copies a map into a new tensor, then slices of that, one after another, to its borders.
+        """
+        if operation.function in PADDINGS:
+            return first_operand(operation)
+        origins = [self.operations[i].inputs for i in operation.inputs if i != IMAGE]
+        if operation.function != "copy_" or len(origins) != 2 or origins[0] != origins[1] or IMAGE in origins[0]:
+            return None
+        earlier = self.operations[origins[0][0]]
+        if earlier.function == "copy_" and earlier.arguments["self"].source is None:
+            return earlier.arguments["src"]
+        return self.before_padding(earlier)
 
     def is_shortcut(self, operation: Operation) -> bool:
         """Whether an operation that reduces a map is a shortcut around a reducing convolution, whose map it joins next.
