@@ -232,6 +232,7 @@ def test_a_pool_that_leaves_out_positions_is_no_global_average_but_the_map_ends_
     assert report["gap"].passed is False
     assert report["gap"].measured == "none: avg_pool2d over 15x15 of 16x16 positions takes the place of the average"
     assert report.receptive_field == (3, 3)
+    assert report.receptive_field_with_average == (31, 31)  # 3 + 14*2
     assert "pooling" not in report["structure"].measured
     assert "average pool 15x15" in [layer.kind for layer in report.layers]
 

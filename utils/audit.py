@@ -58,7 +58,7 @@ class Report:
         layers: every convolution, pool and linear layer that ran, with output size, field and jump.
         parameters, trainable_parameters: each counted once, however often it is used.
         receptive_field: (height, width) in pixels before the global average, padding counted as image; None if unknown.
-        receptive_field_with_average: the same for the average over the whole map.
+        receptive_field_with_average: the same for the average over the map, of the positions that it takes.
         receptive_field_method: how it was found, and what to think of it.
     """
 

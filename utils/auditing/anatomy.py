@@ -12,7 +12,7 @@ from utils.auditing.lines import Line, Unfollowed, join, pixels
 from utils.auditing.maxima import POOLS, takes_maximum, worked_out
 from utils.auditing.paths import last_maps, made_of
 from utils.auditing.receptive_field import image_layout, layouts
-from utils.auditing.window_rules import takes_whole_map
+from utils.auditing.window_rules import pool_window, takes_whole_map
 from utils.trace import IMAGE, Operand, Operation, Recorder, operands
 
 AVERAGES = ("mean", "avg_pool2d", "adaptive_avg_pool2d", "_adaptive_avg_pool2d")
@@ -247,9 +247,17 @@ class Anatomy:
         return [max((layout.line(side) for layout in maps), key=lambda line: line.field) for side in SIDES]
 
     def field_with_average(self) -> tuple[int, int]:
-        """Height and width of the field of the average over all positions of the last maps."""
-        spans = [[layout.strand(s).span for layout in self.last_layouts()] for s in SIDES]
+        """Height and width of the field of the average over the last maps, of those positions that it takes."""
+        maps = list(zip(self.last_maps, self.last_layouts(), strict=True))
+        spans = [[layout.line(s).span(self.positions_taken(i, layout, s)) for i, layout in maps] for s in SIDES]
         return tuple(pixels(join(span)) for span in spans)
+
+    def positions_taken(self, index: int, layout: Layout, side: int) -> int:
+        """How many positions of a last map, along a side, are pooled: an average pool may leave out the last ones."""
+        size, pools = layout.strand(side).size, [o for o in self.global_pools if index in o.inputs]
+        if not pools or any(o.function != "avg_pool2d" for o in pools):
+            return size
+        return min(size, max(kernel[side] - padding[side] for kernel, _, padding, _ in map(pool_window, pools)))
 
 
 def takes_average(operation: Operation) -> bool:
