@@ -123,6 +123,13 @@ def test_the_layer_table_names_every_kind():
     ]
 
 
+@pytest.mark.parametrize("kernel", [16, 11])
+def test_both_ways_see_that_no_map_is_left_of_a_max_pooling_with_one_window(kernel):
+    report = audit(nn.Sequential(conv(stride=2), conv(), nn.MaxPool2d(kernel), nn.Flatten(), nn.Linear(3, 10)))
+    assert report.receptive_field == (7, 7)
+    assert report.receptive_field_method == AGREE
+
+
 def test_averages_inside_are_said_and_do_not_count():
     network, field = FIELDS["a gate over channels"]
     found = audit(network)["rf"]

@@ -181,9 +181,13 @@ def max_pool(function, x, kernel_size, stride=None, padding=0, dilation=1, ceil_
     kernel, step, pad, dil = (
         (n, n) if isinstance(n, int) else tuple(n) for n in (kernel_size, stride or kernel_size, padding, dilation)
     )
-    extra = [s if ceil_mode else 0 for s in step]
-    padded = F.pad(x, (pad[1], pad[1] + extra[1], pad[0], pad[0] + extra[0]))
-    ones = torch.ones(x.shape[-3], 1, *kernel, dtype=x.dtype)
-    sums = F.conv2d(padded, ones, stride=step, dilation=dil, groups=x.shape[-3])
-    value = passed(sums[..., : value.shape[-2], : value.shape[-1]], value)
+    if value.shape[-2:] == (1, 1):  # no map is left of it, and a convolution would leave one
+        slope = x.mean((-2, -1), keepdim=True)
+    else:
+        extra = [s if ceil_mode else 0 for s in step]
+        padded = F.pad(x, (pad[1], pad[1] + extra[1], pad[0], pad[0] + extra[0]))
+        ones = torch.ones(x.shape[-3], 1, *kernel, dtype=x.dtype)
+        sums = F.conv2d(padded, ones, stride=step, dilation=dil, groups=x.shape[-3])
+        slope = sums[..., : value.shape[-2], : value.shape[-1]]
+    value = passed(slope, value)
     return (value, result[1]) if isinstance(result, tuple) else value
