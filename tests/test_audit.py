@@ -228,6 +228,7 @@ def test_a_network_that_does_not_run_gets_a_row(name):
         (FIELDS["weights that are not numbers"][0], "NaN or infinite weights: 0.weight, 0.bias"),
         (Net(lambda s, x: s.a(x) / 0, a=conv()), "NaN or infinite answers"),
         (Net(lambda s, x: x, fc=None), "the answer is no tensor but NoneType"),
+        (nn.Identity(), "no operation on the image leads to the answer"),
     ],
 )
 def test_answers_that_are_no_numbers_are_said(model, says):

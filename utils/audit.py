@@ -194,6 +194,8 @@ def run_copy(model: nn.Module, shape: tuple[int, ...]) -> tuple[nn.Module, Anato
         return network, anatomy, "NaN or infinite answers to an image of noise"
     if not anatomy.recorder.outputs:
         return network, anatomy, f"the answer is no tensor but {type(answer).__name__}"
+    if not anatomy.live:
+        return network, anatomy, "no operation on the image leads to the answer"
     return network, anatomy, ""
 
 
