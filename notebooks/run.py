@@ -67,9 +67,9 @@ def run(path: Path, out: Path) -> NotebookNode:
 
 
 def last_line(notebook: NotebookNode) -> str:
-    """The last line that any cell printed."""
+    """The last line that any cell printed; "" if none printed any."""
     printed = [o.text for c in notebook.cells if c.cell_type == "code" for o in c.outputs if o.output_type == "stream"]
-    return "".join(printed).strip().splitlines()[-1]
+    return "".join(printed).strip().rpartition("\n")[2]
 
 
 def main() -> int:
@@ -91,7 +91,7 @@ def main() -> int:
     if arguments.keep:
         nbformat.write(notebook, arguments.notebook)
     page = (arguments.out / arguments.notebook.name).with_suffix(".html")
-    print(f"{last_line(notebook)} Look at {page}")
+    print(f"{last_line(notebook)} Look at {page}".strip())
     return 0
 
 

@@ -202,6 +202,11 @@ def test_a_notebook_runs_in_its_own_folder_and_stays_as_it_is(tmp_path):
     assert path.read_bytes() == before
 
 
+def test_a_notebook_that_prints_nothing_has_no_last_line():
+    silent = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x = 1")])
+    assert load_script("run").last_line(silent) == ""
+
+
 def test_the_outputs_are_stored_in_the_notebook_only_if_asked_for(tmp_path, monkeypatch):
     script, path = load_script("run"), tmp_path / "a.ipynb"
     printed = nbformat.v4.new_output("stream", text="Passed.\n")

@@ -152,7 +152,7 @@ def audit(
             defect = f"float32 (1, {', '.join(map(str, shape))}): {fault(error)}"
             rows = rows_without_a_run(model)
         else:
-            anatomy.live -= idle_convolutions(network, anatomy)
+            anatomy.leave_out(idle_convolutions(network, anatomy))
             field, layers = find_field(network, shape, anatomy), layer_table(anatomy)
             rows = [
                 structure_row(anatomy),

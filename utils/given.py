@@ -111,7 +111,7 @@ def own_module(path: Path) -> ModuleType:
     """The user's file, run as a module of a package: `from .blocks import ...` finds what lies beside it."""
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    package = package_of(f"audited {path.parent.resolve()}".replace(".", " "), path.parent)
+    package = package_of(f"folder {path.parent.resolve()}".replace(".", " "), path.parent)
     spec = importlib.util.spec_from_file_location(f"{package.__name__}.{path.stem.replace('.', ' ')}", path)
     if spec is None:
         raise InputError(f"{path}: not a Python file; its name must end in .py")

@@ -26,7 +26,7 @@ class Anatomy:
     Attributes:
         operations: the trace.
         layouts: for every operation those of its results, or why the algebra could not follow.
-        live: the operations that the network's answer depends on.
+        live: the operations that the network's answer depends on, as indices into the trace.
     """
 
     def __init__(self, recorder: Recorder):
@@ -39,6 +39,10 @@ class Anatomy:
         for operation in self.operations:
             for source in operation.inputs:
                 self.consumers.setdefault(source, []).append(operation.index)
+
+    def leave_out(self, idle: set[int]) -> None:
+        """Takes operations whose results change nothing of the answer from `live`; before anything else is asked."""
+        self.live -= idle
 
     @property
     def live_operations(self) -> list[Operation]:

@@ -31,7 +31,7 @@ def depthwise_separable(channels_in: int, channels_out: int, stride: int = 1, di
 
     It has 9 * in + in * out weights, where an ordinary 3x3 convolution has 9 * in * out. The arguments mean what they
     mean for `convolution`. It is the pointwise part that strides: the function is the same as if the depthwise part
-    did, but a strided depthwise convolution is 50 times slower to train in bfloat16 on a CPU.
+    did, but a strided depthwise convolution is many times slower to train in bfloat16 on a CPU.
     """
     pad = dilation if padding else 0
     return nn.Sequential(
