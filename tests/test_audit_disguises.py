@@ -200,6 +200,7 @@ def test_gradients_of_the_network_s_own_making_are_no_evidence():
 
 AVERAGES = {
     "sum of rows, then of columns": lambda x: x.sum(-1).sum(-1) / (x.shape[2] * x.shape[3]),
+    "sum of rows, then of columns, of small values": lambda x: (1e-6 * x).sum(-1).sum(-1) / 256,
     "sum and mean": lambda x: x.sum(3).mean(2) / x.shape[3],
     "a tensor for the count": lambda x: x.sum((2, 3)) / torch.tensor(256.0),
     "a product with a constant": lambda x: x.flatten(2) @ x.new_full((256, 1), 1 / 256) @ x.new_ones(1, 1),
