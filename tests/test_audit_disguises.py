@@ -37,6 +37,13 @@ def test_a_branch_behind_a_learned_zero_is_one():
     assert (report["depthwise"].passed, report["dilated"].passed) == (True, True)
 
 
+def test_convolutions_before_a_weight_that_is_rounded_are_not_idle():
+    network = chain(conv(), separable())
+    nn.utils.parametrizations.orthogonal(network[-1])  # 10 by 3: the signs of its diagonal are whole numbers
+    report = audit(network)
+    assert (report["depthwise"].passed, report["dilated"].passed) == (True, True)
+
+
 # 2: functions that know the model
 
 

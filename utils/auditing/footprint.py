@@ -162,27 +162,38 @@ def dry_run(model: nn.Module, shape: Sequence[int]) -> Probe:
 def idle_convolutions(model: nn.Module, anatomy: Anatomy) -> set[int]:
     """The convolutions, as indices into the trace, whose results come into the answer and change nothing of it.
 
-    As those of a branch that is multiplied by zero, or stacked and not selected: in a copy that passes every gradient
-    on, the answer has none there but zeros. Not asked where the values of the image choose what counts.
+    As those of a branch that is multiplied by zero, or stacked and not selected: in copies that pass every gradient on,
+    the answer has none there but zeros, with the network's own parameters and with positive ones. With either alone it
+    may have none by chance: behind a gain that starts at zero, or an orthogonal weight that is rounded to zero. Not
+    asked where the values of the image choose what counts.
     """
     ran = [o.index for o in anatomy.operations if o.function == "convolution"]
     if not ran or not all(results[0].is_floating_point() for results in anatomy.recorder.values):
         return set()
-    convolutions: list[torch.Tensor] = []
+    idle = set(ran)
     try:
-        model, generator = passing_copy(model), torch.Generator().manual_seed(2)
-        image = torch.ones(anatomy.recorder.image_shape, dtype=torch.float64, requires_grad=True) * 1
-        with Passing(convolutions=convolutions):
-            answer = model(image)
-        parts = tree_leaves(vars(answer) if is_dataclass(answer) else answer)
-        parts = [part for part in parts if isinstance(part, torch.Tensor) and part.requires_grad]
-        asked = sum((part * torch.rand(part.shape, generator=generator)).sum() for part in parts)
-        if len(convolutions) != len(ran):
-            return set()
-        gradients = torch.autograd.grad(asked, convolutions, allow_unused=True)
+        for network in (passing_copy(model), in_float64(model)):
+            gradients = convolution_gradients(network, anatomy.recorder.image_shape)
+            idle -= {i for i, gradient in zip(ran, gradients, strict=True) if gradient is None or gradient.any()}
     except Exception:  # whatever a network may raise
         return set()
-    return {i for i, gradient in zip(ran, gradients, strict=True) if gradient is not None and not gradient.any()}
+    return idle
+
+
+def convolution_gradients(model: nn.Module, shape: Sequence[int]) -> Sequence[torch.Tensor | None]:
+    """Those of the answer, its numbers weighted at random, at the result of each convolution; None: not in the answer.
+
+    Args:
+        shape: of the images, batch axis included.
+    """
+    generator, convolutions = torch.Generator().manual_seed(2), []
+    image = torch.ones(shape, dtype=torch.float64, requires_grad=True) * 1
+    with Passing(convolutions=convolutions):
+        answer = model(image)
+    parts = tree_leaves(vars(answer) if is_dataclass(answer) else answer)
+    parts = [part for part in parts if isinstance(part, torch.Tensor) and part.requires_grad]
+    asked = sum((part * torch.rand(part.shape, generator=generator)).sum() for part in parts)
+    return torch.autograd.grad(asked, convolutions, allow_unused=True)
 
 
 def passing_copy(model: nn.Module) -> nn.Module:
@@ -193,12 +204,17 @@ def passing_copy(model: nn.Module) -> nn.Module:
         if parameter.is_floating_point():
             values = torch.empty(parameter.shape, dtype=torch.float64).uniform_(0.5, 1.5, generator=generator)
             memo[id(parameter)] = nn.Parameter(values.div_(max(1, parameter.shape[1:].numel())))
-    model = nn.Module.train(copied(model, memo).cpu().double(), False)  # its own `train` may be another thing
+    model = in_float64(model, memo)
     with torch.no_grad():
         for buffer in model.buffers():
             if buffer.is_floating_point():
                 buffer.copy_(buffer.nan_to_num().abs())
     return model
+
+
+def in_float64(model: nn.Module, memo: dict | None = None) -> nn.Module:
+    """A float64 copy on the CPU, in evaluation mode; `memo` as in `copied`."""
+    return nn.Module.train(copied(model, memo).cpu().double(), False)  # its own `train` may be another thing
 
 
 def field_along(probe: Probe, side: int, guess: Sequence[Line] | None) -> int:
