@@ -138,6 +138,14 @@ def gate(self, x):
     return self.b(x * torch.sigmoid(self.mix(F.adaptive_avg_pool2d(x, 1))))
 
 
+def coordinate_gate(self, x):
+    """Gates for rows and for columns, made together."""
+    x = self.a(x)
+    strips = self.mix(torch.cat([x.mean(3, keepdim=True), x.mean(2, keepdim=True).transpose(2, 3)], 2))
+    rows, columns = torch.sigmoid(strips).split([x.shape[2], x.shape[3]], 2)
+    return self.b(x * rows * columns.transpose(2, 3))
+
+
 def spread(self, x, align_corners=True):
     x = self.a(x)
     mean = F.adaptive_avg_pool2d(x, 1)
@@ -350,6 +358,7 @@ FIELDS = {
     ),
     # what looks at everything besides
     "a gate over channels": (Net(gate, a=conv(), mix=conv(1), b=conv()), (5, 5)),
+    "a gate over rows and columns": (Net(coordinate_gate, a=conv(), mix=conv(1), b=conv()), (5, 5)),
     "an average that is spread over the map again": (
         Net(lambda s, x: spread(s, x, align_corners=False), a=conv(), b=conv(31, inputs=6)),
         (33, 33),  # 3 + 30: wider than the image

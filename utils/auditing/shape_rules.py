@@ -180,7 +180,9 @@ def stacked(operation: Operation, look: Look) -> Layout:
             joined = (Taps(len(layouts)),)
         layouts = [replace(x, axes=(*x.axes[:number], (1,), *x.axes[number:])) for x in layouts]
     pieces = [layout.axes[number] for layout in layouts]
-    if any(map(is_spatial, pieces)):
+    if {tuple(getattr(part, "side", None) for part in piece) for piece in pieces} == {(0,), (1,)}:
+        layouts = [layout.blurred([number], operation.index) for layout in layouts]  # rows, then columns: no map's axis
+    elif any(map(is_spatial, pieces)):
         joined = continued(pieces, operation.shape[number])
     beside = [layout.with_axis(number, operation.shape[number]) for layout in layouts]
     return merged(beside, operation).with_axis(number, *joined)
