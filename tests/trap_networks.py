@@ -138,6 +138,12 @@ def gate(self, x):
     return self.b(x * torch.sigmoid(self.mix(F.adaptive_avg_pool2d(x, 1))))
 
 
+def strip_gate(self, x):
+    """Gates for rows and for columns, each of which sees its neighbours."""
+    x = self.a(x)
+    return x * torch.sigmoid(self.rows(x.mean(3, keepdim=True)) + self.columns(x.mean(2, keepdim=True)))
+
+
 def coordinate_gate(self, x):
     """Gates for rows and for columns, made together."""
     x = self.a(x)
@@ -359,6 +365,7 @@ FIELDS = {
     # what looks at everything besides
     "a gate over channels": (Net(gate, a=conv(), mix=conv(1), b=conv()), (5, 5)),
     "a gate over rows and columns": (Net(coordinate_gate, a=conv(), mix=conv(1), b=conv()), (5, 5)),
+    "gates that see their neighbours": (Net(strip_gate, a=conv(), rows=conv((3, 1)), columns=conv((1, 3))), (5, 5)),
     "an average that is spread over the map again": (
         Net(lambda s, x: spread(s, x, align_corners=False), a=conv(), b=conv(31, inputs=6)),
         (33, 33),  # 3 + 30: wider than the image

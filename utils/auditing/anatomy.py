@@ -218,7 +218,8 @@ class Anatomy:
     @cached_property
     def gates(self) -> list[Operation]:
         """The operations through which a position of the last maps sees all of the image."""
-        gates = set().union(*(layout.mixed_by for i in self.last_maps if (layout := self.layout(i))))
+        layouts = [layout for i in self.last_maps if (layout := self.layout(i))]
+        gates = {index for layout in layouts for index, _ in layout.mixed_by}
         return [self.operations[i] for i in sorted(gates)]
 
     def field(self) -> tuple[int, int]:

@@ -76,14 +76,14 @@ class Probe:
     Attributes:
         model: the copy that passes every gradient on.
         targets: the results whose field is asked for.
-        cuts: the calls through which gradients shall not go: averages over the whole image, as in a gate.
+        cuts: for height and width, the calls through which gradients shall not go: averages along it, as in a gate.
         sizes, names: those of `Passing` on an image of the network's own size.
         shape: of that image, channels, height and width.
     """
 
     model: nn.Module
     targets: list[Target]
-    cuts: set[int]
+    cuts: tuple[set[int], set[int]]
     sizes: dict
     names: list[str]
     shape: tuple[int, ...]
@@ -96,7 +96,7 @@ class Probe:
         """
         generator = torch.Generator().manual_seed(1)
         image = (0.5 + torch.rand(1, *shape, generator=generator, dtype=torch.float64)).requires_grad_()
-        passing = Passing([t.call for t in self.targets], self.cuts, self.sizes)
+        passing = Passing([t.call for t in self.targets], self.cuts[side], self.sizes)
         pixels = image * 1  # a network may write into its input
         with contextlib.suppress(Seen), passing:
             self.model(pixels)
@@ -148,13 +148,15 @@ def dry_run(model: nn.Module, shape: Sequence[int]) -> Probe:
     wanted = last_maps(recorder, found, passing.made)
     if not wanted:
         raise NoFootprint("no call of the network makes the map that is asked for")
-    targets, cuts = [], set()
+    targets, cuts = [], (set(), set())
     for index in wanted:
         layout = found[index]
         axes = (None, None)
         if not isinstance(layout, Unfollowed):
             axes = tuple(layout[0].axis(side) for side in SIDES)
-            cuts |= {passing.within[op] for op in layout[0].mixed_by if op in passing.within}
+            for op, side in layout[0].mixed_by:
+                if op in passing.within:
+                    cuts[side].add(passing.within[op])
         targets.append(Target(passing.made[index], axes, recorder.operations[index].shape))
     return Probe(model, targets, cuts, passing.sizes, passing.names, tuple(shape))
 

@@ -40,12 +40,12 @@ class Layout:
     Attributes:
         axes: of the tensor.
         spans: for height and width, the pixels that every position sees alike, as after global pooling; or None.
-        mixed_by: the operations that made positions see them alike, as indices into the trace.
+        mixed_by: what made positions along a side see them alike: indices into the trace, each with the side.
     """
 
     axes: tuple[Axis, ...]
     spans: tuple[tuple[float, float] | None, tuple[float, float] | None] = (None, None)
-    mixed_by: frozenset[int] = frozenset()
+    mixed_by: frozenset[tuple[int, int]] = frozenset()
 
     @property
     def strands(self) -> list[Strand]:
@@ -77,7 +77,7 @@ class Layout:
             for part in self.axes[number]:
                 if isinstance(part, Strand):
                     spans[part.side] = both(spans[part.side], part.span)
-                    mixed_by |= {by}
+                    mixed_by |= {(by, part.side)}
             axes[number] = (size_of(self.axes[number]),)
         return Layout(tuple(axes), tuple(spans), mixed_by)
 
