@@ -159,6 +159,12 @@ def spread(self, x, align_corners=True):
     return self.b(torch.cat([x, mean], 1))
 
 
+def stretched(self, x):
+    x = self.a(x)
+    rows = F.adaptive_avg_pool2d(x, (None, 1))
+    return self.b(x + F.interpolate(rows, x.shape[2:], mode="bilinear", align_corners=True))
+
+
 def larger_of_neighbours(self, x):
     rows = torch.maximum(x[:, :, ::2], x[:, :, 1::2])
     return torch.maximum(rows[..., ::2], rows[..., 1::2])
@@ -371,6 +377,7 @@ FIELDS = {
         (33, 33),  # 3 + 30: wider than the image
     ),
     "an average that is spread, corners aligned": (Net(spread, a=conv(), b=conv(inputs=6)), (5, 5)),
+    "rows that are spread, corners aligned": (Net(stretched, a=conv(), b=conv()), (5, 5)),
     "group norm": (chain(conv(), nn.GroupNorm(1, 3), nn.ReLU(), conv()), (5, 5)),
     "instance norm": (chain(conv(), nn.InstanceNorm2d(3), conv()), (5, 5)),
     "batch norm without memory": (chain(conv(), nn.BatchNorm2d(3, track_running_stats=False), conv()), (5, 5)),

@@ -16,6 +16,7 @@ from utils.auditing.layouts import (
     argument,
     dimensions,
     first,
+    is_spatial,
     moved,
     pair,
     shrunk,
@@ -83,11 +84,13 @@ def adaptive_pool(operation: Operation, look: Look) -> Layout:
 
 def upsampling(operation: Operation, look: Look) -> Layout:
     layout = first(operation, look)
-    if operation.arguments.get("align_corners") and layout.strands:
-        raise Unfollowed("with align_corners=True every position is at another distance from its neighbours")
     factors = argument(operation, "scale_factors", ())
     for i, number in enumerate(range(2, len(layout.axes))):
         inputs, outputs = size_of(layout.axes[number]), operation.shape[number]
+        if operation.arguments.get("align_corners") and is_spatial(layout.axes[number]):
+            if inputs == outputs:
+                continue
+            raise Unfollowed("with align_corners=True every position is at another distance from its neighbours")
         ratio = 1 / Fraction(pick(factors, i)).limit_denominator(1000) if factors else Fraction(inputs, outputs)
         name = operation.function
         taps = nearest(ratio) if "nearest" in name else interpolated(ratio, 2 if "bicubic" in name else 1)
