@@ -152,6 +152,13 @@ def coordinate_gate(self, x):
     return self.b(x * rows * columns.transpose(2, 3))
 
 
+def kernels_by_image(self, x):
+    """The mean of two kernels, weighted by what is in the image."""
+    x = self.a(x)
+    weights = self.mix(x.mean((2, 3))).softmax(1)
+    return F.conv2d(x, (weights @ self.both.flatten(1)).view(3, 3, 3, 3), padding=1)
+
+
 def spread(self, x, align_corners=True):
     x = self.a(x)
     mean = F.adaptive_avg_pool2d(x, 1)
@@ -372,6 +379,10 @@ FIELDS = {
     "a gate over channels": (Net(gate, a=conv(), mix=conv(1), b=conv()), (5, 5)),
     "a gate over rows and columns": (Net(coordinate_gate, a=conv(), mix=conv(1), b=conv()), (5, 5)),
     "gates that see their neighbours": (Net(strip_gate, a=conv(), rows=conv((3, 1)), columns=conv((1, 3))), (5, 5)),
+    "kernels chosen by the image": (
+        Net(kernels_by_image, a=conv(), mix=nn.Linear(3, 2), both=kernels(2, 3, 3, 3, 3)),
+        (5, 5),
+    ),
     "an average that is spread over the map again": (
         Net(lambda s, x: spread(s, x, align_corners=False), a=conv(), b=conv(31, inputs=6)),
         (33, 33),  # 3 + 30: wider than the image

@@ -30,6 +30,7 @@ def convolution(operation: Operation, look: Look) -> Layout:
     layout = look(operation.arguments["input"])
     kernel = operation.arguments["weight"].shape[2:]
     layout = layout.blurred([1], operation.index)  # every output channel reads the channels of its group
+    layout = layout.also_seeing(look(operation.arguments["weight"]).blurred(range(len(kernel) + 2), operation.index))
     make = transposed_window if operation.arguments["transposed"] else window
     for i, size in enumerate(kernel):
         stride, padding, dilation = (pick(operation.arguments[name], i) for name in ("stride", "padding", "dilation"))
