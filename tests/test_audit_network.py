@@ -392,6 +392,10 @@ def thinned_and_convolved(self, x):
     return self.rest(F.relu(self.reducing(x)) + self.beside(x[..., ::2, ::2]))
 
 
+def averaged(self, x):
+    return self.rest(F.relu(self.reducing(x)) + self.beside(F.avg_pool2d(x, 2)))
+
+
 HALF = {"stride": 2}
 SHORTER = {"dilation": 4, "padding": 0}
 MIRRORED = {"dilation": 4, "padding_mode": "reflect"}
@@ -468,6 +472,21 @@ STRUCTURES = {
         ),
         False,
         "reduced without a convolution in forward",
+    ),
+    "average pooling beside a convolution that strides": (
+        Net(averaged, reducing=conv(stride=2), beside=nn.Identity(), rest=nn.Sequential(conv(), *blocks(HALF, HALF))),
+        True,
+        "C1 32 > 16, C2 16 > 8, C3 8 > 4, C4 4",
+    ),
+    "average pooling and a 1x1 beside a convolution that strides": (
+        Net(averaged, reducing=conv(stride=2), beside=conv(1), rest=nn.Sequential(conv(), *blocks(HALF, HALF))),
+        True,
+        "C1 32 > 16, C2 16 > 8, C3 8 > 4, C4 4",
+    ),
+    "average pooling and a 3x3 beside a convolution that strides": (
+        Net(averaged, reducing=conv(stride=2), beside=conv(), rest=nn.Sequential(conv(), *blocks(HALF, HALF))),
+        False,
+        "pooling in forward",
     ),
     "average pooling of the image": (chain(nn.AvgPool2d(2), *blocks(HALF, HALF, HALF)), False, "pooling in 0"),
     "interpolation of the image": (

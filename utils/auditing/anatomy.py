@@ -164,9 +164,10 @@ class Anatomy:
         """Whether an operation that reduces a map is a shortcut around a reducing convolution, whose map it joins next.
 
         As in a residual block whose input is subsampled, without a convolution, to fit what is added to it ("option A"
-        of K. He et al., arXiv 1512.03385, for CIFAR-10).
+        of K. He et al., arXiv 1512.03385, for CIFAR-10), or averaged, with a 1x1 convolution after it (ResNet-D of
+        T. He et al., arXiv 1812.01187).
         """
-        convolutions = {c.operation.index for c in self.convolutions}
+        convolutions = {c.operation.index for c in self.convolutions if c.is_strided or not c.is_pointwise}
         waiting, seen, joined = [operation.index], set(), False
         while waiting:
             for index in self.live.intersection(self.consumers.get(waiting.pop(), [])) - seen:

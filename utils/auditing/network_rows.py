@@ -35,7 +35,8 @@ def structure_row(anatomy: Anatomy) -> Requirement:
 def structure_faults(anatomy: Anatomy, blocks: int) -> Iterator[str]:
     if blocks != 4:
         yield f"{blocks} {'block' if blocks == 1 else 'blocks'}"
-    pools = [*anatomy.max_pools, *anatomy.average_pools]
+    averages = [o for o in anatomy.average_pools if not anatomy.is_shortcut(o)]
+    pools = [*anatomy.max_pools, *averages]
     between = [o for o in pools if o.index not in anatomy.after_last_maps]
     if between:
         yield f"pooling in {names(map(name_of, between))}"
