@@ -152,6 +152,12 @@ def coordinate_gate(self, x):
     return self.b(x * rows * columns.transpose(2, 3))
 
 
+def attention(self, x):
+    x = self.a(x)
+    positions = x.flatten(2).transpose(1, 2)
+    return x + self.attend(positions, positions, positions)[0].transpose(1, 2).view_as(x)
+
+
 def kernels_by_image(self, x):
     """The mean of two kernels, weighted by what is in the image."""
     x = self.a(x)
@@ -379,6 +385,10 @@ FIELDS = {
     "a gate over channels": (Net(gate, a=conv(), mix=conv(1), b=conv()), (5, 5)),
     "a gate over rows and columns": (Net(coordinate_gate, a=conv(), mix=conv(1), b=conv()), (5, 5)),
     "gates that see their neighbours": (Net(strip_gate, a=conv(), rows=conv((3, 1)), columns=conv((1, 3))), (5, 5)),
+    "attention between all positions": (
+        Net(attention, channels=4, a=conv(outputs=4), attend=nn.MultiheadAttention(4, 2, batch_first=True)),
+        (3, 3),
+    ),
     "kernels chosen by the image": (
         Net(kernels_by_image, a=conv(), mix=nn.Linear(3, 2), both=kernels(2, 3, 3, 3, 3)),
         (5, 5),

@@ -178,10 +178,13 @@ def record(model: nn.Module, image: Tensor, keep_values: bool = False) -> Record
         enter = module.register_forward_pre_hook(lambda module, _: recorder.enter(names[module]))
         leave = module.register_forward_hook(lambda *_: recorder.leave(), always_call=True)
         handles += [enter, leave]
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # which makes one operation of an attention in evaluation mode
     try:
         with recorder:
             recorder.answer = model(image)
     finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
         for handle in handles:
             handle.remove()
     recorder.outputs = operands(recorder.describe(recorder.answer))
