@@ -392,6 +392,10 @@ def thinned_and_convolved(self, x):
     return self.rest(F.relu(self.reducing(x)) + self.beside(x[..., ::2, ::2]))
 
 
+def unfolded(self, x):
+    return self.rest((self.weight @ F.unfold(x, 3, padding=1, stride=2)).view(-1, 3, 16, 16))
+
+
 def averaged(self, x):
     return self.rest(F.relu(self.reducing(x)) + self.beside(F.avg_pool2d(x, 2)))
 
@@ -473,6 +477,11 @@ STRUCTURES = {
         False,
         "reduced without a convolution in forward",
     ),
+    "windows of F.unfold and a product": (
+        Net(unfolded, weight=kernels(3, 27), rest=nn.Sequential(conv(), *blocks(HALF, HALF))),
+        False,
+        "reduced without a convolution in forward",
+    ),
     "average pooling beside a convolution that strides": (
         Net(averaged, reducing=conv(stride=2), beside=nn.Identity(), rest=nn.Sequential(conv(), *blocks(HALF, HALF))),
         True,
@@ -538,6 +547,8 @@ def test_the_bonus_wants_dilation_and_neither_strides_nor_pools():
     assert audit(chain(*dilated, conv(stride=2)))["bonus"].measured == "strided convolutions"
     assert audit(chain(*dilated, nn.AvgPool2d(2)))["bonus"].where == ("10",)
     assert audit(chain(*dilated, nn.MaxPool2d(2)))["bonus"].measured == "pooling"
+    unshuffled = audit(chain(*dilated, nn.PixelUnshuffle(2), conv(1, 12)))["bonus"]
+    assert (unshuffled.measured, unshuffled.where) == ("reduced without a convolution", ("10",))
     assert audit(chain(conv(), conv()))["bonus"].measured == "nothing dilated"
 
 

@@ -160,6 +160,13 @@ class Anatomy:
             return earlier.arguments["src"]
         return self.before_padding(earlier)
 
+    @cached_property
+    def otherwise_reducing(self) -> list[Operation]:
+        """What sets positions further apart and is no convolution: pools, slices, ...; shortcuts are left out."""
+        convolutions = {c.operation.index for c in self.convolutions}
+        others = [o for o in self.live_operations if o.index not in convolutions]
+        return [o for o in others if self.jump_changes(o) > 0 and not self.is_shortcut(o)]
+
     def is_shortcut(self, operation: Operation) -> bool:
         """Whether an operation that reduces a map is a shortcut around a reducing convolution, whose map it joins next.
 
@@ -185,11 +192,11 @@ class Anatomy:
         after = self.layout(operation.index)
         if after is None:
             return change_of_shape(operation)
-        if not after.is_map:
+        if not has_both_sides(after):
             return 0
         for operand in operands(operation.arguments):
             before = self.input_layout(operand)
-            if before is not None and before.is_map:
+            if before is not None and has_both_sides(before):
                 for side in SIDES:
                     a, b = after.line(side).jump, before.line(side).jump
                     if a != b and after.strand(side).size > 1:
@@ -210,7 +217,7 @@ class Anatomy:
                     if of[index].is_pointwise and works_on_map(layout, operation):
                         return True
                 elif operation.function in PRODUCTS:
-                    if layout is not None and {s.side for s in layout.strands} == {0, 1}:
+                    if layout is not None and has_both_sides(layout):
                         return True
                 elif operation.function not in (*POOLS, *AVERAGES) and (layout is None or layout.strands):
                     waiting.append(index)
@@ -291,6 +298,11 @@ def change_of_shape(operation: Operation) -> int:
 
 def works_on_map(layout: Layout | None, operation: Operation) -> bool:
     return layout.is_map if layout is not None else max(operation.shape[2:]) > 1
+
+
+def has_both_sides(layout: Layout) -> bool:
+    """Whether height and width are there, each in an axis of its own, as in a map, or both in one."""
+    return {strand.side for strand in layout.strands} == set(SIDES)
 
 
 def first_operand(operation: Operation) -> Operand:

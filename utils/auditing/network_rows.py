@@ -40,13 +40,10 @@ def structure_faults(anatomy: Anatomy, blocks: int) -> Iterator[str]:
     between = [o for o in pools if o.index not in anatomy.after_last_maps]
     if between:
         yield f"pooling in {names(map(name_of, between))}"
-    convolutions = {c.operation.index for c in anatomy.convolutions}
-    changes = [(o, anatomy.jump_changes(o)) for o in anatomy.live_operations]
-    other = [o for o, change in changes if change > 0 and o.index not in convolutions and o not in pools]
-    other = [o for o in other if not anatomy.is_shortcut(o)]
+    other = [o for o in anatomy.otherwise_reducing if o not in pools]
     if other:
         yield f"reduced without a convolution in {names(map(name_of, other))}"
-    if any(change < 0 for _, change in changes):
+    if any(anatomy.jump_changes(o) < 0 for o in anatomy.live_operations):
         yield "it enlarges its map again"
     if not anatomy.global_pools and not any(len(o.shape) == 2 for o in anatomy.recorder.outputs):
         yield "no output block"
@@ -91,6 +88,8 @@ def bonus_row(anatomy: Anatomy) -> Requirement:
         return row("bonus", "strided convolutions", False, strided)
     if pools:
         return row("bonus", "pooling", False, pools)
+    if other := anatomy.otherwise_reducing:
+        return row("bonus", "reduced without a convolution", False, map(name_of, other))
     return row("bonus", "dilated, no stride" if dilated else "nothing dilated", bool(dilated), dilated)
 
 
