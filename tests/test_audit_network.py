@@ -205,6 +205,13 @@ def test_what_cannot_be_told_of_the_average_is_not_judged():
     assert "the layer algebra stops where there is no rule for" in found.measured
 
 
+def test_an_average_beside_what_cannot_be_followed_is_not_judged():
+    pyramid = Pooled(lambda x: torch.cat([F.adaptive_avg_pool2d(x, k).flatten(1) for k in (1, 2)], 1), 4 + 16)
+    found = audit(pyramid)["gap"]
+    assert (found.passed, found.where) == (None, ())
+    assert "the layer algebra stops where it joins pieces of a map with something else" in found.measured
+
+
 NO_AVERAGES = {
     "maximum": (lambda x: x.amax((2, 3)), 4),
     "AdaptiveMaxPool2d(1)": (nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten()), 4),

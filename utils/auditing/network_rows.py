@@ -118,7 +118,7 @@ def gap_row(anatomy: Anatomy) -> Requirement:
     pools = anatomy.global_pools
     wrong = [o for o in pools if not averages(anatomy, o)]
     where = map(name_of, wrong or pools)
-    if not pools and (why := anatomy.why_unfollowed()):
+    if not wrong and (not pools or unpooled_maps(anatomy)) and (why := anatomy.why_unfollowed()):
         return unjudged("gap", f"the layer algebra stops where {why}")
     if not pools:
         return row("gap", "none: the answer is not made of a pooled map", False)
@@ -127,6 +127,13 @@ def gap_row(anatomy: Anatomy) -> Requirement:
     if wrong:
         return row("gap", f"none: {names(map(described, wrong))} takes the place of the average", False, where)
     return row("gap", "global average pooling", True, where)
+
+
+def unpooled_maps(anatomy: Anatomy) -> set[int]:
+    """The last maps from which a way leads to the answer past all global pools; not those that are returned."""
+    answers = {operand.source for operand in anatomy.recorder.outputs}
+    past = made_of(anatomy.operations, answers, {o.index for o in anatomy.global_pools})
+    return past.intersection(anatomy.last_maps) - answers
 
 
 def averages(anatomy: Anatomy, operation: Operation) -> bool:
