@@ -1,6 +1,8 @@
 """Ctrl-C waits for what must not be left half done."""
 
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -28,6 +30,21 @@ def test_an_interrupt_that_is_ignored_stays_so():
         assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no process there ends by a signal")
+def test_an_interrupt_that_ends_the_process_ends_it_after_the_block():
+    program = """if True:
+        import signal
+        from utils.interrupt import undisturbed
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        with undisturbed():
+            signal.raise_signal(signal.SIGINT)
+            print("all of it", flush=True)
+        print("and more", flush=True)
+    """
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (-signal.SIGINT, "all of it\n")
 
 
 def test_a_run_in_another_thread_is_saved(tiny, recipe, tmp_path):

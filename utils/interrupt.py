@@ -18,10 +18,10 @@ def undisturbed() -> Iterator[None]:
         yield
         return
     held = []
-    handler = signal.signal(signal.SIGINT, lambda *interrupt: held.append(interrupt))
+    handler = signal.signal(signal.SIGINT, lambda *_: held.append(True))
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, handler)
-    if held and callable(handler):  # not callable: the interrupt is ignored, or ends the process at once
-        handler(*held[0])
+    if held:
+        signal.raise_signal(signal.SIGINT)
