@@ -145,6 +145,9 @@ def test_holes_know_height_from_width(run):
         assert (boxes[:, 2:] == 6).all()
         assert boxes[:, 0].unique().tolist() == list(range(11))
         assert boxes[:, 1].unique().tolist() == list(range(35))
+    boxes = hole_boxes(images, run([A.CoarseDropout((1, 1), (8, 64), (30, 64), fill=9, p=1)], images))
+    for side, smallest in (boxes[:, 2], 8), (boxes[:, 3], 30):  # no larger than the image, and each size as likely
+        assert chisquare(torch.bincount(side)[smallest:].numpy()).pvalue > RARE
 
 
 # ShiftScaleRotate and Affine
@@ -267,9 +270,10 @@ def test_a_crop_is_a_part_of_the_image_and_every_place_is_equally_likely(run):
     assert torch.equal(cut[:, :2] - corner, ramp(50)[:, :2, :24, :28].float())
 
 
-def test_a_crop_larger_than_the_image_is_refused(photos):
-    with pytest.raises(InputError, match="40x40 cannot be cut from a 32x32 image"):
-        run_batched([A.RandomCrop(40, 40)], photos)
+@pytest.mark.parametrize(("height", "width"), [(40, 24), (24, 40)])
+def test_a_crop_larger_than_the_image_is_refused(height, width, photos):
+    with pytest.raises(InputError, match=f"{height}x{width} cannot be cut from a 32x32 image"):
+        run_batched([A.RandomCrop(height, width)], photos)
 
 
 # ColorJitter
@@ -326,7 +330,7 @@ def test_both_ways_draw_the_same_distribution_of_colours(photos):
         assert ks_2samp(batched, single, method="asymp").pvalue > RARE
 
 
-@pytest.mark.parametrize(("channels", "before"), [(1, []), (3, [A.Normalize(MEAN, STD)])])
+@pytest.mark.parametrize(("channels", "before"), [(1, []), (4, []), (3, [A.Normalize(MEAN, STD)])])
 def test_colours_of_what_has_none_are_refused(channels, before):
     images = torch.zeros(2, channels, 8, 8, dtype=torch.uint8)
     with pytest.raises(InputError, match="for uint8 images with three channels: put it before Normalize"):
