@@ -16,6 +16,7 @@ from utils.engine import fit
 from utils.errors import InputError, TrainingError
 from utils.evaluation import EVALUATION_BATCH
 from utils.recipes import Recipe
+from utils.tally import Tally
 from utils.transforms import recipe_policy
 from utils.trouble import check_learning
 
@@ -108,6 +109,24 @@ def test_the_step_of_a_constant_batch_is_named(network, tiny, recipe, monkeypatc
     monkeypatch.setattr(engine, "epoch_batches", one_black)
     with pytest.raises(TrainingError, match="all the images of a batch were the same in epoch 1, at step 1"):
         fit(network, tiny, recipe)
+
+
+def test_what_is_wrong_is_looked_for_in_every_step_of_an_epoch():
+    black, labels, nan = torch.zeros(8, 3, 32, 32), torch.zeros(8, dtype=torch.int64), float("nan")
+    one_blue = black.clone()
+    one_blue[7, 2] = 1
+
+    def check(*batches):
+        tally = Tally(torch.device("cpu"))
+        for images, loss in batches:
+            tally.add(images, labels[: len(images)], torch.tensor(loss), torch.zeros(len(images), 3))
+        tally.check(epoch=1)
+
+    check((black[:7], 1.0), (one_blue, 1.0))  # seven that are the same may be an accident
+    with pytest.raises(TrainingError, match="were the same in epoch 1, at step 1"):
+        check((one_blue, 1.0), (black, 1.0), (one_blue, 1.0))
+    with pytest.raises(TrainingError, match="stopped being a number in epoch 1, at step 1"):
+        check((one_blue, 1.0), (one_blue, nan), (one_blue, 1.0))
 
 
 def test_an_error_of_one_s_own_in_a_process_that_augments_is_shown_as_it_is(tiny, recipe):
