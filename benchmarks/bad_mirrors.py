@@ -371,6 +371,8 @@ def main(arguments: list[str] | None = None) -> int:
     table = [("misbehaviour", "expected", "what happened", "right", "seconds", "allowed", "detail")]
     slowest, right = 0.0, 0
     chosen = [row for row in rows() if not words or any(word in row.name for word in words)]
+    if not chosen:
+        parser.error(f"no row has {' or '.join(words)} in its name")
     for row in chosen:
         outcome = outcome_of(row)
         good = is_right(row, outcome)

@@ -159,7 +159,10 @@ def main(arguments: list[str] | None = None) -> int:
     torch.set_num_threads(1)  # more threads do not survive a fork
     table = [("file", "expected", "what happened", "right", "seconds", "peak MB", "detail")]
     outcomes = []
-    for row in (row for row in rows() if not words or any(word in row.name for word in words)):
+    chosen = [row for row in rows() if not words or any(word in row.name for word in words)]
+    if not chosen:
+        parser.error(f"no row has {' or '.join(words)} in its name")
+    for row in chosen:
         outcome = outcome_of(row)
         outcomes.append(outcome)
         right = "yes" if outcome.what == REFUSED else "NO"

@@ -344,9 +344,9 @@ def in_a_folder(name: str, trap: Trap) -> Trap:
 
 
 def png(width: int, height: int, extra: bytes = b"") -> bytes:
-    """A black one-bit picture, however large, in few bytes. `extra` goes before the pixels."""
+    """A picture of black and white stripes, however large, in few bytes. `extra` goes before the pixels."""
     compress = zlib.compressobj(9)
-    row = bytes(1 + (width + 7) // 8)
+    row = b"\0" + b"\x0f" * ((width + 7) // 8)
     pixels = b"".join(compress.compress(row) for _ in range(height)) + compress.flush()
     start = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + start + extra + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")

@@ -344,3 +344,42 @@ def test_a_misbehaviour_is_survived(name):
     (row,) = (row for row in bad_mirrors.rows() if row.name == name)
     outcome = bad_mirrors.outcome_of(row)
     assert bad_mirrors.is_right(row, outcome), outcome
+
+
+def leaves_a_file(urls, path, *_, **__):
+    path.write_bytes(OTHER)
+    raise InputError("remove it")
+
+
+@pytest.mark.parametrize(
+    ("fetches", "what"),
+    [
+        (lambda urls, path, *_, **__: path.write_bytes(OTHER) and path, "WRONG FILE"),
+        (lambda *_, **__: {}["key"], "CRASH"),
+        (lambda *_, **__: STALLED.wait(10), "HANGS"),
+        (leaves_a_file, "ERROR, BUT LEFT A FILE"),
+        (raising(InputError("it did not work")), "UNCLEAR ERROR"),
+        (raising(InputError("no network;\nrun again")), "UNCLEAR ERROR"),
+        (raising(InputError("no network")), "BLOCKED FOR GOOD"),
+    ],
+)
+def test_what_is_wrong_with_a_download_is_named(fetches, what, monkeypatch):
+    monkeypatch.setattr(bad_mirrors, "fetch", fetches)
+    monkeypatch.setattr(bad_mirrors, "TIMEOUT", 0.1)
+    monkeypatch.setattr(bad_mirrors, "MORE", 0.6)
+    outcome = bad_mirrors.outcome_of(bad_mirrors.Row("bad", bad_mirrors.ERROR, bad_mirrors.met(missing)))
+    assert outcome.what == what, outcome
+
+
+def test_the_program_fails_unless_all_is_right_and_in_time(monkeypatch, capsys):
+    def row(name, expected, seconds):
+        return bad_mirrors.Row(name, expected, lambda _: bad_mirrors.Outcome(bad_mirrors.WHOLE, "", seconds))
+
+    rows = [row("right", "file whole", 6.4), row("late", "file whole", 6.6), row("other", "clear error", 1.0)]
+    monkeypatch.setattr(bad_mirrors, "rows", lambda: rows)
+    assert bad_mirrors.main(["right"]) == 0
+    assert "1 of 1 right, slowest 6.4 s" in capsys.readouterr().out
+    assert bad_mirrors.main([]) == 1
+    assert "1 of 3 right, slowest 6.6 s" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="2"):
+        bad_mirrors.main(["no such words"])
