@@ -67,7 +67,19 @@ def hooked():
     return model
 
 
-@pytest.mark.parametrize("make", [wrapped, lambda_shortcut, hooked])
+def with_defaults():
+    model = Net(lambda s, x: s.skip(s.a(x)), a=conv(), norm=nn.BatchNorm2d(3))
+    model.skip = lambda x, times=2, *, more=1: model.norm(x) * times + more
+    return model.train()
+
+
+def by_a_global_name():
+    names = {"model": Net(lambda s, x: s.skip(s.a(x)), a=conv(), norm=nn.BatchNorm2d(3))}
+    exec("model.skip = lambda x: model.norm(x)", names)
+    return names["model"].train()
+
+
+@pytest.mark.parametrize("make", [wrapped, lambda_shortcut, hooked, with_defaults, by_a_global_name])
 def test_functions_that_know_the_model_know_the_copy(make):
     model = make()
     before = [tensor.clone() for tensor in model.state_dict().values()]
@@ -122,6 +134,21 @@ def test_weights_that_are_no_parameters_count(kind):
     found = audit(chain(Hidden()))["params"]
     assert found.passed is False
     assert found.measured.startswith("40; besides 216,000 weights that are no parameters")
+
+
+@pytest.mark.parametrize(
+    "multiply",
+    [
+        lambda x, w: x[:, 0] @ w[0],
+        lambda x, w: torch.addmm(x[0, :, :210], x[0], w[0]),
+        torch.bmm,
+        lambda x, w: torch.baddbmm(x[..., :210], x, w),
+    ],
+)
+def test_numbers_that_a_product_multiplies_by_count(multiply):
+    numbers = torch.randn(1, 1024, 210)
+    found = audit(Net(lambda s, x: s.a(x) + multiply(x.flatten(2), numbers).mean(), a=conv()))["params"]
+    assert found.measured.startswith("124; besides 215,040 weights that are no parameters")
 
 
 # 5: dilated, padded by one, among strides
