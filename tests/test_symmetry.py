@@ -241,6 +241,15 @@ def test_a_network_that_it_does_not_suit_learns_without_it_and_the_log_says_why(
     assert json.loads((tmp_path / "run.json").read_text())["recipe"]["mirror_symmetric"] is False
 
 
+def test_a_frozen_filter_stays_as_it_is(tiny, recipe, capsys):
+    model = nn.Sequential(nn.Conv2d(3, 2, 3, bias=False).requires_grad_(False), *ending_in(nn.Linear(8, 3)))
+    model[1] = nn.Conv2d(2, 8, 3)
+    before = model[0].weight.clone()
+    fit(model, tiny, replace(recipe, epochs=1, mirror_symmetric=True))
+    assert torch.equal(model[0].weight, before)
+    assert "Mirror symmetry is not imposed: 0 is frozen" in capsys.readouterr().out
+
+
 def test_gradients_stay_as_they_lie_in_memory():
     """A GPU's fused optimisers ask for weights and gradients alike."""
     model = symmetric("s7").to(memory_format=torch.channels_last)

@@ -74,6 +74,8 @@ def why_not_symmetric(model: nn.Module) -> str:
     """
     channels = set()  # how many the layers so far return
     for name, layer in model.named_modules():
+        if not all(parameter.requires_grad for parameter in layer.parameters(recurse=False)):
+            return f"{name or 'the network'} is frozen, and its weights would have to change"
         if isinstance(layer, nn.Linear) and layer.in_features not in channels:
             return f"{name} takes {layer.in_features} values, which are not the channels of a layer before it"
         if isinstance(layer, nn.Conv2d) and len(layer.weight) < layer.out_channels:
