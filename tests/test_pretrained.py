@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from benchmarks import ship
 from utils.checkpoint import load_checkpoint, load_model
@@ -66,6 +67,19 @@ def test_true_stands_for_the_most_accurate_and_a_name_for_itself(two_weights):
     short = build_model("s7", pretrained="short", classes=2).state_dict()
     assert torch.equal(best["c1.0.0.weight"], build_model("s7", seed=1, classes=2).c1[0][0].weight)
     assert torch.equal(short["c1.0.0.weight"], build_model("s7", seed=0, classes=2).c1[0][0].weight)
+
+
+def test_a_part_that_has_learned_is_known_as_well(two_weights):
+    model = nn.Sequential(build_model("s7", classes=2), build_model("s7", pretrained="short", classes=2))
+    assert first_weights(model) == "s7-short"
+    model[0].learned_from = torch.empty(0)
+    assert first_weights(model) == "an earlier run"
+
+
+@pytest.mark.parametrize("pretrained", [True, False, None])
+def test_what_a_network_of_one_s_own_calls_pretrained_is_no_name_of_weights(network, pretrained):
+    network.pretrained = pretrained
+    assert first_weights(network) == "as built"
 
 
 def test_the_name_of_weights_stands_for_a_checkpoint(two_weights):

@@ -165,8 +165,12 @@ def learned_from(model: nn.Module, split: Split) -> Tensor:
 
 
 def first_weights(model: nn.Module) -> str:
-    """Where a model's weights come from: "as built", "an earlier run", or the name of weights that ship."""
-    return "an earlier run" if hasattr(model, "learned_from") else getattr(model, "pretrained", AS_BUILT)
+    """Where the weights of a model or of a part of it come from: "as built", "an earlier run", or a name that ships."""
+    parts = list(model.modules())
+    if any(hasattr(part, "learned_from") for part in parts):
+        return "an earlier run"
+    names = [getattr(part, "pretrained", None) for part in parts]  # a network of one's own may say True or False there
+    return next((name for name in names if isinstance(name, str)), AS_BUILT)
 
 
 def check_symmetry(model: nn.Module, recipe: Recipe) -> None:
