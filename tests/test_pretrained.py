@@ -76,9 +76,16 @@ def test_a_part_that_has_learned_is_known_as_well(two_weights):
     assert first_weights(model) == "an earlier run"
 
 
-@pytest.mark.parametrize("pretrained", [True, False, None])
-def test_what_a_network_of_one_s_own_calls_pretrained_is_no_name_of_weights(network, pretrained):
-    network.pretrained = pretrained
+def test_weights_that_ship_do_not_fit_a_network_that_was_changed(two_weights, monkeypatch):
+    changed = {"s7": lambda classes=10, width=1.0: nn.Linear(3, classes)}
+    monkeypatch.setattr("utils.models.MODELS", changed)
+    with pytest.raises(InputError, match="the weights s7-short do not fit 's7' any more"):
+        load_model("s7-short")
+
+
+@pytest.mark.parametrize("value", [True, False, None])
+def test_what_a_network_of_one_s_own_calls_pretrained_is_no_name_of_weights(network, value):
+    network.pretrained = value
     assert first_weights(network) == "as built"
 
 

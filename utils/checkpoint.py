@@ -87,11 +87,8 @@ def load_model(path: str | Path) -> tuple[nn.Module, dict]:
         InputError: the file is missing, not a checkpoint of this package, or of a network that it cannot build.
     """
     if str(path) in shipped() and not Path(path).exists():
-        weights, run = read_weights(str(path))
-        model = build_model(run["model"], **run["model_arguments"])
-        model.load_state_dict(weights)
-        model.pretrained = str(path)
-        return model.eval(), run
+        run = read_weights(str(path))[1]
+        return build_model(run["model"], pretrained=run["recipe"]["name"], **run["model_arguments"]).eval(), run
     if not Path(path).is_file():
         raise InputError(
             f"{path}: no such checkpoint; a run's folder holds {LAST} and {BEST}; weights that ship here: "

@@ -66,7 +66,10 @@ def build_model(name: str, seed: int = 0, pretrained: bool | str = False, **argu
             raise InputError(
                 f"the weights {shipped_name} are of a network with {run['model_arguments']}, not {bound.arguments}"
             )
-        model.load_state_dict(weights)
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError as error:
+            raise InputError(f"the weights {shipped_name} do not fit {name!r} any more: it was changed") from error
         model.pretrained = shipped_name  # `fit` keeps it: such a run does not start from nothing
     return model
 
