@@ -308,6 +308,16 @@ def test_a_network_with_nothing_to_train_is_refused(network, tiny, recipe, optim
         fit(network.requires_grad_(False), tiny, replace(recipe, optimizer=optimizer))
 
 
+def test_a_second_answer_in_training_alone_is_refused(tiny, recipe):
+    class Auxiliary(nn.Sequential):
+        def forward(self, images):
+            logits = super().forward(images)
+            return (logits, logits) if self.training else logits
+
+    with pytest.raises(InputError, match="Auxiliary answers with a tuple in training"):
+        fit(Auxiliary(*tiny_network()), tiny, recipe)
+
+
 def test_muon_may_have_all_the_parameters(tiny, recipe):
     kernels = nn.Sequential(nn.Conv2d(3, 3, 3, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     history = fit(kernels, tiny, replace(recipe, optimizer="muon"))

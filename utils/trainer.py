@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from utils.device import autocast, keep_freed_memory, pick_precision
-from utils.errors import TrainingError
+from utils.errors import InputError, TrainingError
 from utils.graphs import Graphed
 from utils.interrupt import undisturbed
 from utils.optim import build_optimizers, set_rate
@@ -130,10 +130,19 @@ class Trainer:
         return loss, logits
 
     def forward_backward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Puts the gradient of the mean loss into the parameters; returns the loss () and the logits (N, classes)."""
+        """Puts the gradient of the mean loss into the parameters; returns the loss () and the logits (N, classes).
+
+        Raises:
+            InputError: the model answers with anything but a tensor, such as that of an auxiliary head besides.
+        """
         images = images.contiguous(memory_format=torch.channels_last)
         with autocast(self.device, self.precision):
             logits = self.model(images)
+        if not isinstance(logits, Tensor):
+            raise InputError(
+                f"{type(self.model).__name__} answers with a {type(logits).__name__} in training, where fit takes a "
+                "tensor of logits: it has no loss for other answers"
+            )
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
         self.model.zero_grad()
         self.scaler.scale(loss).backward()
