@@ -239,6 +239,7 @@ def test_a_network_of_functions_alone():
         (lambda x: x.amax((-2, -1)), "global max pool", []),
         (nn.ConvTranspose2d(3, 4, 2, 2), "conv 2x2, 3 → 4", ["transposed", "stride 2"]),
         (nn.Sequential(nn.Flatten(), nn.Linear(3072, 5, bias=False)), "linear, 3072 → 5", []),
+        (nn.Sequential(nn.Flatten(2), nn.Conv1d(3, 4, 5)), "conv 5, 3 → 4", ["no padding"]),
     ],
 )
 def test_what_a_layer_is_called_and_what_is_not_the_default(layer, text, details):
@@ -437,8 +438,9 @@ def test_input_stands_above_the_first_frame_and_output_below_the_last(tmp_path):
         Network(lambda self, x: (self.a(x), self.b(x)), a=nn.Sequential(conv()), b=nn.Sequential(conv())),
         Network(lambda self, x: x + self.a(x) + self.b(x), a=nn.Sequential(conv()), b=nn.Sequential(conv(), conv())),
         nn.Sequential(*(conv() for _ in range(30))),
+        Network(lambda self, x: self.a(x).mean((2, 3)).squeeze(), a=conv(3, 10)),
     ],
-    ids=["no layers", "one layer", "concatenation", "two outputs", "ways of three lengths", "thirty layers"],
+    ids=["no layers", "one layer", "concatenation", "two outputs", "ways of three lengths", "thirty layers", "no axis"],
 )
 def test_any_network_can_be_laid_out(model, tmp_path):
     save(model, tmp_path / "a.svg")

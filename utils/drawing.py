@@ -184,7 +184,7 @@ def label(node: Node) -> str:
     for separator, words in ((", ", node.details), (" ", node.then)):
         whole = separator.join(word.replace(" ", NO_BREAK) for word in words)
         lines += [escape(line) for line in textwrap.wrap(whole, LINE_LENGTH)]
-    lines.append(f"<i>{by(node.shape, ' × ')}</i>")
+    lines += [f"<i>{by(node.shape, ' × ')}</i>"] if node.shape else []
     return f"<{'<br/>'.join(lines)}>"
 
 

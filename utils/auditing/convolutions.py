@@ -36,7 +36,7 @@ class Convolution:
     @property
     def is_dilated(self) -> bool:
         """Dilation spreads the taps of a kernel: where only one of them is on the map, it does nothing."""
-        sizes = self.operation.arguments["input"].shape[-2:]
+        sizes = self.operation.arguments["input"].shape[-len(self.kernel) :]
         return any(k > 1 and 1 < d < n for k, d, n in zip(self.kernel, self.dilation, sizes, strict=True))
 
     @property
