@@ -253,6 +253,16 @@ def test_only_a_hardtanh_from_0_to_6_is_a_relu6():
     assert written == [["ReLU6"], ["hardtanh"]]
 
 
+def test_an_instance_norm_is_no_batch_norm():
+    model = nn.Sequential(conv(), nn.InstanceNorm2d(3, affine=True), nn.ReLU(), nn.BatchNorm2d(3))
+    assert read(model, IMAGE)[1].then == ["instance norm", "ReLU", "BN"]
+
+
+def test_the_heading_of_single_layers_names_no_function():
+    model = Network(lambda self, x: self.b(self.a(x)).mean((2, 3)), a=nn.Sequential(conv(), conv()), b=conv())
+    assert [heading for heading, _ in columns(model, read(model, IMAGE))] == ["a", "b"]
+
+
 def test_a_module_called_twice_stands_twice():
     model = Network(lambda self, x: self.a(F.relu(self.a(x))), a=conv())
     assert edges(model) == {("input", "a"), ("a", "a (2)"), ("a (2)", "output")}

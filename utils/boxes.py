@@ -11,6 +11,7 @@ from itertools import groupby
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.overrides import TorchFunctionMode
 
 from utils.auditing.convolutions import convolution_of, short
@@ -95,9 +96,12 @@ def read(model: nn.Module, input_shape: Sequence[int]) -> list[Node]:
     box = {IMAGE: nodes[0]}  # of each operation
     taken = {"input", "output"}
     shared = set()  # operations, such as a view, whose result is one that others take too
+    instance_norms = {name for name, module in model.named_modules() if isinstance(module, _InstanceNorm)}
     for operation in operations:
         inputs = [box[source] for source in operation.inputs]
         kind, text, details = describe(operation)
+        if text == "BN" and operation.module in instance_norms:  # torch computes it as a batch norm of each image
+            text = "instance norm"
         alone = len(inputs) == 1 and users[operation.inputs[0]] == 1 and operation.inputs[0] not in shared
         if kind == "operation" and len(inputs) == 1 and (not text or alone):
             if not alone:
@@ -238,7 +242,9 @@ def columns(model: nn.Module, nodes: list[Node]) -> Blocks:
     longest = max((len(block) for _, block in blocks), default=0)
     if len(set(headings)) < len(headings) or 2 * single > len(layers) or longest > MOST_ROWS:
         return sections(layers, nodes[0].shape[-1])
-    return [(heading or ", ".join(dict.fromkeys(n.module for n in block)), block) for heading, block in blocks]
+    return [
+        (heading or ", ".join(dict.fromkeys(n.module for n in block if n.module)), block) for heading, block in blocks
+    ]
 
 
 def sections(layers: list[Node], side: int) -> Blocks:
