@@ -316,6 +316,7 @@ def test_what_is_also_returned_has_no_more_written_into_it():
         (Network(lambda self, x: (self.a(x), torch.zeros(1, 10))[1], a=conv()), "Network does nothing to the image"),
         (conv(5), "Conv2d does not run on an image of 3x32x32: .*expected input"),
         (Network(lambda self, x: self.missing(x)), "Network does not run on an image of 3x32x32: .*missing"),
+        (nn.Sequential(nn.LazyConv2d(4, 3)), r"run it once, as in model\(torch.zeros\(1, 3, 32, 32\)\)"),
     ],
 )
 def test_a_network_that_cannot_be_drawn_is_refused_in_one_line(model, says):

@@ -40,7 +40,7 @@ from utils.evaluation import Evaluation
 from utils.models import model_name
 from utils.recipes import Recipe
 from utils.tables import as_html, as_table
-from utils.trace import copied, random_states_kept, record, uncompiled
+from utils.trace import copied, has_lazy, random_states_kept, record, uncompiled
 
 __all__ = ["MAX_PARAMETERS", "MIN_RECEPTIVE_FIELD", "Report", "Requirement", "audit"]
 
@@ -217,10 +217,6 @@ def first_that_runs(network: nn.Module, shape: tuple[int, ...]) -> tuple[nn.Modu
         except Exception as error:  # whatever a network may raise
             first = first or error
     raise first
-
-
-def has_lazy(model: nn.Module) -> bool:
-    return any(nn.parameter.is_lazy(p) for p in [*model.parameters(), *model.buffers()])
 
 
 def fault(error: Exception) -> str:

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from utils.auditing.convolutions import convolution_of, short
 from utils.errors import InputError, one_line
 from utils.models import model_name
-from utils.trace import IMAGE, Operation, trace
+from utils.trace import IMAGE, Operation, has_lazy, trace
 
 MOST_ROWS = 14  # of a block: a longer column would not fit a page
 
@@ -79,6 +79,9 @@ def read(model: nn.Module, input_shape: Sequence[int]) -> list[Node]:
     An operation without a box of its own is written into the box whose result it took, unless that result went
     elsewhere too.
     """
+    if has_lazy(model):
+        first = f"run it once, as in model(torch.zeros(1, {by(input_shape, ', ')}))"
+        raise InputError(f"{model_name(model)} has lazy layers that do not know their sizes yet: {first}")
     try:
         with ShowDropout():
             ran = trace(model, input_shape)

@@ -95,6 +95,11 @@ def uncompiled() -> AbstractContextManager:
     return torch.compiler.set_stance("force_eager") if compiles else nullcontext()
 
 
+def has_lazy(model: nn.Module) -> bool:
+    """Whether it has layers that take their sizes from the first image, and have seen none."""
+    return any(nn.parameter.is_lazy(p) for p in [*model.parameters(), *model.buffers()])
+
+
 def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
     """A deep copy of `model`; `memo` maps ids of its parameters to what the copy is to have instead.
 
