@@ -165,6 +165,20 @@ def test_where_no_child_leaves_a_map_its_children_are_asked(split):
     assert [field.name for field in effective_fields(Listed(), split)] == ["first.0", "first.1", "second.0"]
 
 
+def test_a_network_that_views_its_map_or_is_lazy_is_shown(split):
+    class Viewing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.linear = nn.LazyConv2d(4, 3, stride=8), nn.Linear(64, 3)
+
+        def forward(self, images):
+            return self.linear(self.conv(images).view(-1, 64))
+
+    network = Viewing()
+    assert [field.field for field in effective_fields(network, split)] == [(3, 3)]
+    assert nn.parameter.is_lazy(network.conv.weight)
+
+
 def test_of_many_modules_the_last_at_each_size_are_shown(split):
     network = chain(*(conv() for _ in range(6)), conv(stride=2), *(nn.ReLU() for _ in range(3)))
     assert [field.name for field in effective_fields(network, split)] == ["5", "9"]

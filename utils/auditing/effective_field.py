@@ -19,7 +19,7 @@ from utils.auditing.layouts import SIDES
 from utils.data import Split
 from utils.errors import InputError
 from utils.evaluation import normalize
-from utils.trace import copied, random_states_kept, record, uncompiled
+from utils.trace import copied, has_lazy, random_states_kept, record, uncompiled
 
 BATCH = 50  # images at a time
 MOST = 8  # modules that are shown unless they are named
@@ -71,15 +71,17 @@ def effective_fields(
     """
     shape = tuple(split.images.shape[1:])
     with random_states_kept(), uncompiled():
-        network = copied(model).cpu().float().eval().requires_grad_(False)
+        network = copied(model).cpu().float().eval()
         with torch.no_grad():
-            anatomy = Anatomy(record(network, torch.ones(1, *shape)))
+            if has_lazy(network):
+                network(torch.ones(1, *shape))  # its lazy layers take their sizes from the first image
+            anatomy = Anatomy(record(network.requires_grad_(False), torch.ones(1, *shape)))
         names = names or modules_to_show(network, shape)
         outputs = outputs_of(network, names)
         gradients: dict[str, Tensor] = {}
         chosen = split.images[:images].cpu()
         for batch in chosen.split(BATCH):
-            pixels = normalize(batch, split.mean, split.std).requires_grad_()
+            pixels = normalize(batch, split.mean, split.std).contiguous().requires_grad_()  # as `view` may want them
             network(pixels)
             maps = {name: output for name, output in outputs.items() if is_map(output)}
             if len(maps) < len(names):
