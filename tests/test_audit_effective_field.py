@@ -151,6 +151,21 @@ def test_an_only_child_that_is_a_layer_is_shown_itself(split):
     assert [field.name for field in effective_fields(Single(), split)] == ["conv"]
 
 
+def test_the_blocks_in_a_list_are_children_as_well(split):
+    class Listed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.blocks = conv(), nn.ModuleList([nn.Sequential(conv(), conv()), conv(stride=2)])
+
+        def forward(self, images):
+            images = self.stem(images)
+            for block in self.blocks:
+                images = block(images)
+            return images.mean((2, 3))
+
+    assert [field.name for field in effective_fields(Listed(), split)] == ["stem", "blocks.0", "blocks.1"]
+
+
 def test_where_no_child_leaves_a_map_its_children_are_asked(split):
     class Listed(nn.Module):
         def __init__(self):

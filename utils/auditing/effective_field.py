@@ -23,6 +23,7 @@ from utils.trace import copied, has_lazy, random_states_kept, record, uncompiled
 
 BATCH = 50  # images at a time
 MOST = 8  # modules that are shown unless they are named
+LISTS = (nn.ModuleList, nn.ModuleDict)  # which are not run themselves
 
 
 @dataclass(frozen=True)
@@ -110,8 +111,8 @@ def outputs_of(network: nn.Module, names: Sequence[str]) -> dict[str, object]:
 def modules_to_show(network: nn.Module, shape: tuple[int, ...]) -> list[str]:
     """The names of the network's children whose output is a map.
 
-    If there is one child only, or none returns a map, its or their children are looked at instead, and so on. Of more
-    than 8, the last one at each size of the map is taken.
+    Instead of a list of modules, what is in it counts. If there is one child only, or none returns a map, its or their
+    children are looked at instead, and so on. Of more than 8, the last one at each size of the map is taken.
 
     Args:
         network: a copy, which gets hooks.
@@ -120,19 +121,25 @@ def modules_to_show(network: nn.Module, shape: tuple[int, ...]) -> list[str]:
     Raises:
         InputError: there are none.
     """
-    names = [name for name, _ in network.named_modules() if name]
+    modules = dict(network.named_modules())
+    names = [name for name, module in modules.items() if name and type(module) not in LISTS]
     outputs = outputs_of(network, names)
     with torch.no_grad():
         network(torch.ones(1, *shape))
     level, maps = [""], {}  # modules at one depth, and the sizes of what they leave
     while level and (len(level) == 1 or not maps):
-        level = [name for name in names if name.rpartition(".")[0] in level]
+        level = [name for name in names if parent(name, modules) in level]
         maps = {name: tuple(outputs[name].shape[2:]) for name in level if is_map(outputs.get(name))} or maps
     if len(maps) > MOST:
         maps = {name: size for size, name in {size: name for name, size in maps.items()}.items()}
     if not maps:
         raise InputError(f"no module of {type(network).__name__} leaves a map of positions that could be shown")
     return list(maps)
+
+
+def parent(name: str, modules: dict[str, nn.Module]) -> str:
+    name = name.rpartition(".")[0]
+    return parent(name, modules) if type(modules[name]) in LISTS else name
 
 
 def is_map(output) -> bool:
