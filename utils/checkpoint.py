@@ -17,7 +17,7 @@ from torch import nn
 from utils.contents import LARGEST, check_archive, check_fields, check_numbers, check_plain
 from utils.errors import InputError, one_line
 from utils.files import write
-from utils.models import build_model
+from utils.models import MODELS, build_model
 from utils.models.pretrained import read_weights, shipped
 
 FORMAT = 3  # raised when an older checkpoint could be misread
@@ -96,6 +96,12 @@ def load_model(path: str | Path) -> tuple[nn.Module, dict]:
         )
     checkpoint = load_checkpoint(path)
     name, weights = checkpoint["model"], checkpoint["weights"]
+    if name not in MODELS:
+        raise InputError(
+            f"{path}: unknown model {name!r}, perhaps a class of your own, which only Python can make: "
+            "model.load_state_dict(load_checkpoint(path)['weights']) gives it these weights, "
+            f"evaluate(model, data.test) tests it; known are: {', '.join(MODELS)}"
+        )
     try:
         with torch.device("meta"):  # no memory yet: the file may ask for a network of any size
             model = build_model(name, **checkpoint["model_arguments"])
