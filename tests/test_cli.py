@@ -11,6 +11,7 @@ import onnx
 import pytest
 from PIL import Image
 from test_repeat import runs
+from torch import nn
 
 from utils.__main__ import main
 from utils.checkpoint import load_checkpoint, load_model, write_checkpoint
@@ -173,6 +174,19 @@ def test_predict_shows_three_classes_and_draws_them(run, tmp_path, capsys):
 def test_summary_prints_the_table_of_torchsummary(capsys):
     assert main(["summary", "s7"]) == 0
     assert "Total params: 199,922" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "network", "says"),
+    [
+        ("summary", lambda: nn.Conv2d(5, 8, 3), "torchsummary cannot show s7: Given groups=1"),
+        ("summary", lambda: nn.Conv2d(5), "s7 cannot be made with {}"),
+        ("draw", lambda: nn.Conv(3, 5), "s7 cannot be made with {}: module 'torch.nn' has no attribute 'Conv'"),
+    ],
+)
+def test_a_network_that_was_changed_and_is_broken_is_no_traceback(command, network, says, monkeypatch, capsys):
+    monkeypatch.setitem(MODELS, "s7", network)
+    assert says in refused([command, "s7"], capsys)
 
 
 def test_models_lists_every_network_with_its_parameters(capsys):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
 import os
 import sys
@@ -22,7 +23,7 @@ from utils.checkpoint import load_model
 from utils.data import ImageData, load_cifar10
 from utils.drawing import save as save_drawing
 from utils.engine import fit
-from utils.errors import InputError, lookup
+from utils.errors import InputError, lookup, one_line
 from utils.evaluation import evaluate
 from utils.export import export_onnx
 from utils.folders import runs_folder
@@ -172,13 +173,19 @@ def audit_command(arguments: argparse.Namespace) -> int:
 
 
 def summary_command(arguments: argparse.Namespace) -> int:
-    print_summary(build_model(arguments.model), (3, 32, 32), device="cpu")
+    model, table = named_network(arguments.model, {}), io.StringIO()
+    try:
+        with contextlib.redirect_stdout(table):
+            print_summary(model, (3, 32, 32), device="cpu")
+    except Exception as error:  # whatever its forward raises, or torchsummary does
+        raise InputError(f"torchsummary cannot show {arguments.model}: {one_line(error)}") from error
+    print(table.getvalue(), end="")
     return 0
 
 
 def draw_command(arguments: argparse.Namespace) -> int:
     out = arguments.out or f"{arguments.model}.svg"
-    save_drawing(build_model(arguments.model), out)
+    save_drawing(named_network(arguments.model, {}), out)
     print(f"{out} was written")
     return 0
 

@@ -84,7 +84,7 @@ def named_network(name: str, keywords: dict) -> nn.Module:
     lookup(MODELS, name, "model")
     try:
         return build_model(name, **keywords)
-    except (TypeError, RuntimeError, ValueError) as error:
+    except Exception as error:  # whatever one that was changed may raise
         raise InputError(f"{name} cannot be made with {keywords}: {one_line(error)}") from error
 
 
