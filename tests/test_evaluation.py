@@ -144,6 +144,15 @@ def test_an_image_that_the_network_cannot_take_is_refused(tiny):
         check_compatible(unpadded, tiny.test)
 
 
+def test_a_network_that_squeezes_the_axis_of_the_images_away_is_told_so(tiny):
+    class Squeezing(nn.Sequential):
+        def forward(self, images):
+            return super().forward(images).squeeze()
+
+    with pytest.raises(InputError, match=r"answers with \(3,\).* needs \(1, 3\): squeeze\(\) takes .* flatten\(1\)"):
+        check_compatible(Squeezing(nn.Conv2d(3, 3, 3), nn.AdaptiveAvgPool2d(1)), tiny.test)
+
+
 def test_a_network_that_cannot_view_a_map_as_it_comes_in_training_is_refused_at_once(tiny):
     class Viewing(nn.Module):
         def __init__(self):

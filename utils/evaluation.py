@@ -191,7 +191,8 @@ def check_compatible(model: nn.Module, split: Split) -> None:
     except Exception as error:  # whatever a network may raise
         raise InputError(f"{name} cannot take an image of {shape}: {one_line(error)}") from error
     if answer != expected:
-        raise InputError(f"{name} answers with {answer}; {split.dataset} needs {expected}")
+        hint = ": squeeze() takes the axis of the images away, flatten(1) keeps it" if answer == expected[1:] else ""
+        raise InputError(f"{name} answers with {answer}; {split.dataset} needs {expected}{hint}")
 
 
 @torch.no_grad()
