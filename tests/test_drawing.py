@@ -253,6 +253,15 @@ def test_only_a_hardtanh_from_0_to_6_is_a_relu6():
     assert written == [["ReLU6"], ["hardtanh"]]
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_linear_layer_over_channels_keeps_the_map(bias):
+    model = Network(lambda self, x: self.b(self.a(x.permute(0, 2, 3, 1))), a=nn.Linear(3, 5, bias), b=nn.Linear(5, 4))
+    assert [boxes(model)[name].shape for name in ("a", "b")] == [(32, 32, 5), (32, 32, 4)]
+    mixed = Network(lambda self, x: self.b(self.a(x).permute(0, 2, 3, 1)), a=conv(3, 64), b=nn.Linear(64, 8, bias))
+    assert [heading for heading, _ in columns(mixed, read(mixed, IMAGE))] == ["32 × 32"]
+    assert boxes(Network(lambda self, x: self.a(x.flatten(1)).view(1, 4, 2), a=nn.Linear(3072, 8)))["a"].shape == (8,)
+
+
 def test_an_instance_norm_is_no_batch_norm():
     model = nn.Sequential(conv(), nn.InstanceNorm2d(3, affine=True), nn.ReLU(), nn.BatchNorm2d(3))
     assert read(model, IMAGE)[1].then == ["instance norm", "ReLU", "BN"]

@@ -109,6 +109,8 @@ def read(model: nn.Module, input_shape: Sequence[int]) -> list[Node]:
         if kind == "operation" and len(inputs) == 1 and (not text or alone):
             if not alone:
                 shared.add(operation.index)
+            if inputs[0].kind == "linear" and is_rows_of(operation, inputs[0]):
+                inputs[0].shape = operation.shape[1:]
             inputs[0].then += [text] if text else []
             box[operation.index] = inputs[0]
             continue
@@ -119,6 +121,11 @@ def read(model: nn.Module, input_shape: Sequence[int]) -> list[Node]:
     shape = next(iter(outputs.values()))  # the first of several
     results = list(dict.fromkeys(box[source] for source in outputs))
     return [*nodes, Node("output", "end", "", "output", [], shape[1:], results)]
+
+
+def is_rows_of(operation: Operation, linear: Node) -> bool:
+    """Whether it ends a linear layer over the last of many axes, which torch computes with the others in one."""
+    return operation.function in ("view", "_unsafe_view") and operation.shape[-1:] == linear.shape and not linear.then
 
 
 def unique(name: str, taken: set[str]) -> str:
@@ -250,15 +257,19 @@ def columns(model: nn.Module, nodes: list[Node]) -> Blocks:
     ]
 
 
+def has_map(node: Node) -> bool:
+    """Whether its result has channels, height and width; that of a linear layer has its channels last."""
+    return len(node.shape) == 3 and node.kind != "linear"
+
+
 def sections(layers: list[Node], side: int) -> Blocks:
     """The boxes in columns by how often the map's side, at first `side`, has halved; headed by the sizes in them."""
     halvings = [0]
     for node in layers:
-        is_map = len(node.shape) == 3
-        halvings.append(int(math.log2(side / node.shape[-1])) if is_map else halvings[-1])
+        halvings.append(int(math.log2(side / node.shape[-1])) if has_map(node) else halvings[-1])
     blocks = []
     for _, pairs in groupby(zip(halvings[1:], layers, strict=True), key=lambda pair: pair[0]):
         block = [node for _, node in pairs]
-        sizes = list(dict.fromkeys(by(node.shape[1:], " × ") for node in block if len(node.shape) == 3))
+        sizes = list(dict.fromkeys(by(node.shape[1:], " × ") for node in block if has_map(node)))
         blocks.append((" to ".join(sizes if len(sizes) < 3 else (sizes[0], sizes[-1])), block))
     return blocks
