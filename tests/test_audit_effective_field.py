@@ -151,6 +151,11 @@ def test_an_only_child_that_is_a_layer_is_shown_itself(split):
     assert [field.name for field in effective_fields(Single(), split)] == ["conv"]
 
 
+def test_a_dropout_is_no_layer_to_show(split):
+    network = chain(conv(), nn.Dropout(0.1), conv(), nn.Identity())
+    assert [field.name for field in effective_fields(network, split)] == ["0", "2"]
+
+
 def test_the_blocks_in_a_list_are_children_as_well(split):
     class Listed(nn.Module):
         def __init__(self):

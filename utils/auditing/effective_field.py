@@ -77,7 +77,7 @@ def effective_fields(
             if has_lazy(network):
                 network(torch.ones(1, *shape))  # its lazy layers take their sizes from the first image
             anatomy = Anatomy(record(network.requires_grad_(False), torch.ones(1, *shape)))
-        names = names or modules_to_show(network, shape)
+        names = names or modules_to_show(network, shape, {operation.module for operation in anatomy.operations})
         outputs = outputs_of(network, names)
         gradients: dict[str, Tensor] = {}
         chosen = split.images[:images].cpu()
@@ -108,8 +108,8 @@ def outputs_of(network: nn.Module, names: Sequence[str]) -> dict[str, object]:
     return outputs
 
 
-def modules_to_show(network: nn.Module, shape: tuple[int, ...]) -> list[str]:
-    """The names of the network's children whose output is a map.
+def modules_to_show(network: nn.Module, shape: tuple[int, ...], ran: set[str]) -> list[str]:
+    """The names of the network's children whose output is a map, but for those that do nothing, such as dropout.
 
     Instead of a list of modules, what is in it counts. If there is one child only, or none returns a map, its or their
     children are looked at instead, and so on. Of more than 8, the last one at each size of the map is taken.
@@ -117,12 +117,14 @@ def modules_to_show(network: nn.Module, shape: tuple[int, ...]) -> list[str]:
     Args:
         network: a copy, which gets hooks.
         shape: channels, height, width of an image.
+        ran: the names of the modules that operations ran in.
 
     Raises:
         InputError: there are none.
     """
     modules = dict(network.named_modules())
     names = [name for name, module in modules.items() if name and type(module) not in LISTS]
+    names = [name for name in names if any(f"{other}.".startswith(f"{name}.") for other in ran)]
     outputs = outputs_of(network, names)
     with torch.no_grad():
         network(torch.ones(1, *shape))
