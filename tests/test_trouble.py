@@ -28,6 +28,14 @@ def test_labels_that_are_no_class_are_refused_before_training(network, tiny, rec
         fit(network, tiny, recipe)
 
 
+def test_a_mask_of_infinities_is_not_taken_for_weights_gone_wrong(network, tiny, recipe, tmp_path):
+    network.register_buffer("mask", torch.full((2, 2), float("-inf")), persistent=False)
+    fit(network, tiny, replace(recipe, epochs=1), out=tmp_path)
+    network.register_buffer("other", network.mask)
+    with pytest.raises(InputError, match="infinite numbers in other.*persistent=False"):
+        fit(network, tiny, recipe)
+
+
 def test_images_that_are_no_squares_are_refused_before_training(network, tiny, recipe):
     narrow = [replace(split, images=split.images[:, :, :, 4:]) for split in (tiny.train, tiny.test)]
     with pytest.raises(InputError, match="images of 32 x 28 pixels; recipes train on squares"):

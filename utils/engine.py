@@ -30,7 +30,7 @@ from utils.symmetry import MirrorSymmetry, why_not_symmetric
 from utils.trace import forward_hooks
 from utils.trainer import Trainer
 from utils.transforms import BatchPolicy, check_normalized, per_image_loader, recipe_policy
-from utils.trouble import check_images, check_last_batch, check_learning, explained
+from utils.trouble import check_buffers, check_images, check_last_batch, check_learning, explained
 
 AHEAD = 16  # batches that a GPU augments at once: Python takes longer to ask for one batch than the GPU to augment it
 NOTHING = torch.empty(0, dtype=torch.int64)  # fingerprints of no images
@@ -138,6 +138,7 @@ def check_arguments(
     if until is not None and not isfinite(until):
         raise InputError(f"until={until} is no accuracy")
     check_compatible(model, data.test)
+    check_buffers(model)
     check_images(data)
     check_unseen(learned_from(model, data.train), data.test)
     if policy is not None:

@@ -38,6 +38,22 @@ def check_images(data: ImageData) -> None:
         raise InputError(f"{data.train.dataset}: images of {height} x {width} pixels; recipes train on squares")
 
 
+def check_buffers(model: nn.Module) -> None:
+    """Refuses infinite numbers in a buffer, such as a mask: from then on they would pass for weights gone wrong.
+
+    Raises:
+        InputError: a buffer that a checkpoint would hold has some.
+    """
+    kept = model.state_dict()
+    names = {name for name, _ in model.named_buffers(remove_duplicate=False)} & set(kept)
+    infinite = sorted(name for name in names if kept[name].isinf().any())
+    if infinite:
+        raise InputError(
+            f"{type(model).__name__} has infinite numbers in {', '.join(infinite[:3])}, which no checkpoint takes; "
+            "in a mask -1e9 does the same, or register it with persistent=False"
+        )
+
+
 def check_last_batch(model: nn.Module, split: Split, recipe: Recipe) -> None:
     """Refuses a batch size that leaves a last batch of one image, if the network cannot be trained on one.
 
