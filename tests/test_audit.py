@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import threading
 from dataclasses import dataclass
 
@@ -335,6 +336,13 @@ def test_strips_end_where_a_network_looks_at_all_of_the_image_in_a_way_that_has_
     report = audit(Net(lambda s, x: s.a(torch.fft.irfft2(torch.fft.rfft2(x))), a=conv(stride=4)))
     assert report["rf"].passed is None
     assert max(max(shape) for shape in sizes) == 2048
+
+
+@pytest.mark.parametrize(("number", "broken"), [(-math.inf, False), (math.inf, True), (math.nan, True)])
+def test_a_buffer_may_hold_minus_infinity_as_masks_do(number, broken):
+    network = Net(lambda s, x: s.a(x), a=conv())
+    network.register_buffer("mask", torch.full((2,), number))
+    assert (audit(network).requirements[0].id == "forward") == broken
 
 
 def test_what_runs_with_bad_weights_is_still_measured():

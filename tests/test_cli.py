@@ -182,11 +182,35 @@ def test_summary_prints_the_table_of_torchsummary(capsys):
         ("summary", lambda: nn.Conv2d(5, 8, 3), "torchsummary cannot show s7: Given groups=1"),
         ("summary", lambda: nn.Conv2d(5), "s7 cannot be made with {}"),
         ("draw", lambda: nn.Conv(3, 5), "s7 cannot be made with {}: module 'torch.nn' has no attribute 'Conv'"),
+        ("models", lambda: nn.Conv(3, 5), "s7 cannot be made with {}: module 'torch.nn' has no attribute 'Conv'"),
     ],
 )
 def test_a_network_that_was_changed_and_is_broken_is_no_traceback(command, network, says, monkeypatch, capsys):
     monkeypatch.setitem(MODELS, "s7", network)
-    assert says in refused([command, "s7"], capsys)
+    assert says in refused([command] if command == "models" else [command, "s7"], capsys)
+
+
+@pytest.fixture
+def own_file(tmp_path, monkeypatch) -> list[str]:
+    """The arguments that name a network in a file, in the folder in which the commands run."""
+    monkeypatch.chdir(tmp_path)
+    layers = "nn.Conv2d(3, width, 3), nn.Flatten(), nn.Linear(900 * width, 7)"
+    source = f"from torch import nn\nprint('loaded')\ndef Net(width): return nn.Sequential({layers})\n"
+    (tmp_path / "net.py").write_text(source)
+    return ["net.py:Net", "--args", '{"width": 2}']
+
+
+def test_a_network_in_a_file_is_summarized(own_file, capsys):
+    assert main(["summary", *own_file]) == 0
+    table = capsys.readouterr().out
+    assert "Total params: 12,663" in table and "loaded" not in table
+
+
+@pytest.mark.skipif(shutil.which("dot") is None, reason="Graphviz's program dot is not installed")
+def test_a_network_in_a_file_is_drawn_and_named_after_its_class(own_file, capsys):
+    assert main(["draw", *own_file]) == 0
+    assert capsys.readouterr().out == "Net.svg was written\n"
+    assert "<title>Sequential</title>" in Path("Net.svg").read_text()
 
 
 def test_models_lists_every_network_with_its_parameters(capsys):

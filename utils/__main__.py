@@ -144,10 +144,6 @@ def add_looks(add: Callable[..., argparse.ArgumentParser]) -> None:
         "Say which of the assignment's requirements a network meets; exit 1 if one is not met.",
         """audit path/to/file.py:Net --args '{"width": 32}' --json""",
     )
-    judge.add_argument(
-        "network", help="a name (see `python -m utils models`), a checkpoint, or FILE.py:CLASS (it is run)"
-    )
-    judge.add_argument("--args", default="{}", metavar="JSON", help=CONSTRUCTOR)
     judge.add_argument("--recipe", help="to judge the augmentation of (default: the network's own, or fast)")
     judge.add_argument("--shape", type=shape, default=(3, 32, 32), help="of an image (default: 3x32x32)")
     judge.add_argument("--json", action="store_true", help="print the report as JSON")
@@ -158,9 +154,12 @@ def add_looks(add: Callable[..., argparse.ArgumentParser]) -> None:
         "Draw a network as SVG; needs Graphviz's program dot.",
         "draw s7 --out images/s7.svg",
     )
-    for command in (summarize, picture):
-        command.add_argument("model", help=MODEL)
-    picture.add_argument("--out", metavar="FILE", help="ends in .svg; folders are made as needed (default: MODEL.svg)")
+    for command in (judge, summarize, picture):
+        command.add_argument(
+            "network", help="a name (see `python -m utils models`), a checkpoint, or FILE.py:CLASS (it is run)"
+        )
+        command.add_argument("--args", default="{}", metavar="JSON", help=CONSTRUCTOR)
+    picture.add_argument("--out", metavar="FILE", help="ends in .svg; folders are made as needed (default: NAME.svg)")
 
 
 def natural(text: str) -> int:

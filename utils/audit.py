@@ -184,8 +184,9 @@ def run_copy(model: nn.Module, shape: tuple[int, ...]) -> tuple[nn.Module, Anato
     except Exception as error:  # whatever it holds: an open file, a lock, a generator
         raise RuntimeError(f"it cannot be copied, {fault(error)}") from error
     network, anatomy = first_that_runs(network, shape)
-    tensors = [*network.named_parameters(), *network.named_buffers()]
-    broken = [name for name, tensor in tensors if not tensor.isfinite().all()]
+    broken = [name for name, tensor in network.named_parameters() if not tensor.isfinite().all()]
+    buffers = network.named_buffers()  # a mask's may be minus infinity
+    broken += [name for name, tensor in buffers if (tensor.isnan() | (tensor == float("inf"))).any()]
     if broken:
         return network, anatomy, f"NaN or infinite weights: {', '.join(broken[:3])}" + " ..." * (len(broken) > 3)
     answer = anatomy.recorder.answer

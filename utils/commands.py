@@ -27,8 +27,8 @@ from utils.errors import InputError, lookup, one_line
 from utils.evaluation import evaluate
 from utils.export import export_onnx
 from utils.folders import runs_folder
-from utils.given import constructor_arguments, given_network, named_network
-from utils.models import MODELS, build_model, parameter_count
+from utils.given import Given, constructor_arguments, given_network, named_network
+from utils.models import MODELS, parameter_count
 from utils.predict import load_picture, predict
 from utils.recipes import RECIPES, Recipe
 from utils.repeat import repeat
@@ -165,27 +165,33 @@ def export_command(arguments: argparse.Namespace) -> int:
 
 
 def audit_command(arguments: argparse.Namespace) -> int:
-    with contextlib.redirect_stdout(sys.stderr):  # what the user's own file prints is no part of the report
-        given = given_network(arguments.network, arguments.args, arguments.recipe)
+    given = quietly_given(arguments, arguments.recipe)
+    with contextlib.redirect_stdout(sys.stderr):  # what the network itself prints is no part of the report
         report = audit(given.model, given.recipe, run=given.run, input_shape=arguments.shape)
     print(json.dumps(report.to_dict(), indent=2) if arguments.json else f"{report}\n\n{report.layers}")
     return 0 if report.passed else 1
 
 
+def quietly_given(arguments: argparse.Namespace, recipe: str | None = None) -> Given:
+    """The network that a command is given; what the user's own file prints goes to stderr."""
+    with contextlib.redirect_stdout(sys.stderr):
+        return given_network(arguments.network, arguments.args, recipe)
+
+
 def summary_command(arguments: argparse.Namespace) -> int:
-    model, table = named_network(arguments.model, {}), io.StringIO()
+    model, table = quietly_given(arguments).model, io.StringIO()
     try:
         with contextlib.redirect_stdout(table):
             print_summary(model, (3, 32, 32), device="cpu")
     except Exception as error:  # whatever its forward raises, or torchsummary does
-        raise InputError(f"torchsummary cannot show {arguments.model}: {one_line(error)}") from error
+        raise InputError(f"torchsummary cannot show {arguments.network}: {one_line(error)}") from error
     print(table.getvalue(), end="")
     return 0
 
 
 def draw_command(arguments: argparse.Namespace) -> int:
-    out = arguments.out or f"{arguments.model}.svg"
-    save_drawing(named_network(arguments.model, {}), out)
+    out = arguments.out or f"{Path(arguments.network.rpartition(':')[2]).stem}.svg"
+    save_drawing(quietly_given(arguments).model, out)
     print(f"{out} was written")
     return 0
 
@@ -193,7 +199,7 @@ def draw_command(arguments: argparse.Namespace) -> int:
 def models_command(arguments: argparse.Namespace) -> int:
     rows = [("model", "parameters", "what it is")]
     for name, network in MODELS.items():
-        parameters = parameter_count(build_model(name))
+        parameters = parameter_count(named_network(name, {}))
         rows.append((name, parameters, network.__doc__.splitlines()[0]))
     print(as_table(rows))
     return 0
