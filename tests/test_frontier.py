@@ -328,3 +328,6 @@ def test_of_two_names_on_the_left_at_one_height_the_upper_one_goes_to_the_right(
     assert [has_its_neighbour_on_the_left(each, points) for each in points] == [False, True, False]
     labels = plots.frontier(points, "tiny colours").axes[0].texts
     assert {label.get_text(): label.get_ha() for label in labels} == {"lower": "right", "upper": "left", "far": "right"}
+    above_on_the_left = point("above", 178_000, 91.19)
+    assert has_its_neighbour_on_the_left(points[1], [points[1], above_on_the_left])
+    assert not has_its_neighbour_on_the_left(above_on_the_left, [points[1], above_on_the_left])

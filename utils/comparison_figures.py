@@ -121,7 +121,7 @@ def has_its_neighbour_on_the_left(point: Point, points: Iterable[Point]) -> bool
     """Whether a slightly smaller network lies so near that a name above and left of this one would run into it."""
     return any(
         0.8 * point.parameters < other.parameters < point.parameters
-        and 0 <= point.test_accuracy - other.test_accuracy < 0.7
+        and -1.2 < point.test_accuracy - other.test_accuracy < 0.7
         for other in points
     )
 
@@ -138,7 +138,7 @@ def has_its_neighbour_below(point: Point, points: Sequence[Point]) -> bool:
 
 def frontier(points: Sequence[Point], origin: str) -> Figure:
     """Test accuracy against parameters (on a logarithmic axis), one colour for each way in which they were had."""
-    figure = Figure(figsize=(7.6, 4.4), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(7.6, 5.4), dpi=DPI, layout="constrained")
     axis = figure.subplots()
     groups: dict[str, list[Point]] = {}
     for point in points:
@@ -167,5 +167,5 @@ def frontier(points: Sequence[Point], origin: str) -> Figure:
     axis.set_xticks([25_000, 50_000, 100_000, 200_000], ["25,000", "50,000", "100,000", "200,000"])
     axis.minorticks_off()
     axis.grid(alpha=0.3)
-    axis.legend(fontsize=8, loc="upper left")
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     return titled(figure, "Accuracy against parameters", origin)
