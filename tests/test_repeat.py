@@ -12,6 +12,7 @@ import torch
 
 from utils import RECIPES, InputError, build_model, plots
 from utils.data import ImageData
+from utils.engine import suited
 from utils.models import MODELS, parameter_count
 from utils.records import identity, must_agree, with_defaults
 from utils.repeat import Repeats, repeat
@@ -198,7 +199,7 @@ def test_the_records_in_the_repository_are_of_its_networks_and_recipes(path):
     """Who changes a network or a recipe has to measure again."""
     record = with_defaults(json.loads(path.read_text()))
     model = build_model(record["model"], **record["model_arguments"])
-    recipe = RECIPES[record["recipe"]["name"]]
+    recipe = suited(RECIPES[record["recipe"]["name"]], model)
     now = identity(model, recipe, of_record(record), record["seed"])
     assert record["results"]["epochs"] == recipe.epochs
     must_agree(path, record, now)
