@@ -13,8 +13,7 @@ run: $(INSTALLED) ## run notebooks/S7.ipynb; the executed notebook and an HTML p
 	$(BIN)/python notebooks/run.py notebooks/S7.ipynb --out out
 
 test: $(INSTALLED) lint ## all tests, the notebooks' own run among them
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
-	$(BIN)/python -m pytest -q --doctest-modules utils benchmarks
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --doctest-modules tests utils benchmarks
 	$(BIN)/python -m pytest -q --nbval --nbval-current-env --nbval-cell-timeout 4000 notebooks
 
 lint: $(INSTALLED) ## ruff
