@@ -3,8 +3,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
-from utils.device import DTYPES, cpu_has_bf16, describe_hardware, keep_freed_memory, pick_device, pick_precision
+from utils.device import (
+    DTYPES,
+    cpu_has_bf16,
+    describe_hardware,
+    keep_freed_memory,
+    memory_format,
+    pick_device,
+    pick_precision,
+)
+from utils.engine import fit
 from utils.errors import InputError
 
 CPU = torch.device("cpu")
@@ -27,6 +37,14 @@ def test_bf16_is_where_the_cpu_has_it(monkeypatch, flags, has):
 def test_a_t4_computes_in_fp16_and_newer_gpus_in_bf16(monkeypatch, capability, precision):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert pick_precision(torch.device("cuda")) == precision
+
+
+def test_a_network_with_a_tensor_of_five_axes_keeps_its_memory_format(tiny, recipe, network):
+    assert memory_format(network) is torch.channels_last
+    network.append(nn.Unflatten(1, (3, 1, 1, 1))).append(nn.Conv3d(3, 3, 1)).append(nn.Flatten())
+    assert memory_format(network) is torch.preserve_format
+    fit(network, tiny, recipe)
+    assert network[0].weight.is_contiguous()
 
 
 def test_a_device_that_is_not_there_is_refused():

@@ -144,6 +144,19 @@ def test_an_image_that_the_network_cannot_take_is_refused(tiny):
         check_compatible(unpadded, tiny.test)
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (nn.Module.half, "; its weights are float16, and images come as float32: model.float"),
+        (nn.Module.double, "; its weights are float64, and images come as float32: model.float"),
+        (lambda network: network.to("meta"), "it has no weights yet: its parameters are on the device 'meta'$"),
+    ],
+)
+def test_weights_that_are_not_float32_or_not_there_are_refused(network, tiny, change, says):
+    with pytest.raises(InputError, match=r"Sequential cannot take an image of \(3, 32, 32\): .*" + says):
+        evaluate(change(network), tiny.test)
+
+
 def test_a_network_that_squeezes_the_axis_of_the_images_away_is_told_so(tiny):
     class Squeezing(nn.Sequential):
         def forward(self, images):

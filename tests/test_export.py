@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from utils.errors import InputError
+from utils.errors import InputError, one_line
 from utils.evaluation import normalize
 from utils.export import TOLERANCE, check_answers, export_onnx
 from utils.models import MODELS, build_model
@@ -75,8 +75,29 @@ def test_what_cannot_be_exported_is_said_in_one_line(tiny, tmp_path):
         def forward(self, x):
             return self.layer(x.mean((2, 3))) if x.sum().item() > 0 else x.mean((2, 3))
 
-    with pytest.raises(InputError, match=r"^Undecided cannot be exported to ONNX: .*$"):
+    with pytest.raises(InputError, match=r"^Undecided cannot be exported to ONNX: Could not guard on .*$"):
         export_onnx(Undecided(), tmp_path / "net.onnx", tiny.test)
+
+
+def test_a_terminal_s_colours_are_no_part_of_a_message():
+    assert one_line(RuntimeError("\x1b[96mStep 1/3\x1b[0m failed\nNext steps:")) == "Step 1/3 failed"
+
+
+@pytest.mark.parametrize(
+    ("last", "says"),
+    [
+        (nn.Linear(3, 4), r"Sequential answers with \(1, 4\); a file with 3 names of classes needs \(1, 3\)"),
+        (nn.Linear(3, 3).half(), "its weights are float16, and images come as float32"),
+    ],
+)
+def test_a_network_that_does_not_answer_with_a_logit_for_each_name_is_refused(tiny, tmp_path, network, last, says):
+    with pytest.raises(InputError, match=says):
+        export_onnx(network.append(last), tmp_path / "net.onnx", tiny.test)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_compiled_network_is_exported_as_what_it_compiles(tiny, tmp_path, network):
+    assert export_onnx(torch.compile(network, backend="eager"), tmp_path / "net.onnx", tiny.test) < TOLERANCE
 
 
 def test_a_place_that_cannot_be_written_is_refused(tiny, tmp_path, network):

@@ -36,6 +36,16 @@ def test_a_mask_of_infinities_is_not_taken_for_weights_gone_wrong(network, tiny,
         fit(network, tiny, recipe)
 
 
+@pytest.mark.parametrize(
+    ("last", "doubted"),
+    [(nn.Softmax(1), True), (nn.LogSoftmax(1), False), (nn.Sigmoid(), False), (nn.Identity(), False)],
+)
+def test_answers_that_are_probabilities_are_doubted_in_the_log(network, tiny, recipe, tmp_path, last, doubted):
+    fit(network.append(last), tiny, replace(recipe, epochs=1), out=tmp_path)
+    says = "WARNING: the answers of Sequential are probabilities"
+    assert (says in (tmp_path / "training.log").read_text()) is doubted
+
+
 def test_images_that_are_no_squares_are_refused_before_training(network, tiny, recipe):
     narrow = [replace(split, images=split.images[:, :, :, 4:]) for split in (tiny.train, tiny.test)]
     with pytest.raises(InputError, match="images of 32 x 28 pixels; recipes train on squares"):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import platform
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from utils.errors import InputError, one_line
 
@@ -55,6 +57,12 @@ def cpu_has_bf16() -> bool:
     except OSError:
         return False
     return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def memory_format(model: nn.Module) -> torch.memory_format:
+    """Channels last, in which convolutions are fast; the network's own where that is refused: with 5 axes somewhere."""
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    return torch.preserve_format if any(tensor.dim() == 5 for tensor in tensors) else torch.channels_last
 
 
 def is_out_of_memory(error: BaseException) -> bool:

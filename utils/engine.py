@@ -30,7 +30,7 @@ from utils.symmetry import MirrorSymmetry, why_not_symmetric
 from utils.trace import forward_hooks
 from utils.trainer import Trainer
 from utils.transforms import BatchPolicy, check_normalized, per_image_loader, recipe_policy
-from utils.trouble import check_buffers, check_images, check_last_batch, check_learning, explained
+from utils.trouble import check_buffers, check_images, check_last_batch, check_learning, doubts, explained
 
 AHEAD = 16  # batches that a GPU augments at once: Python takes longer to ask for one batch than the GPU to augment it
 NOTHING = torch.empty(0, dtype=torch.int64)  # fingerprints of no images
@@ -89,8 +89,8 @@ def fit(
     with Run(out, trainer, data, seed, until, policy, first_weights(model), started) as run, explained(trainer):
         run.begin(resume)
         model.learned_from = learned_from(model, data.train)
-        for change in changes:
-            run.log(change)
+        for line in (*changes, *doubts(model, data.train)):
+            run.log(line)
         while run.epoch <= recipe.epochs and not run.reached(until):
             epoch = run.epoch
             transforms = policy or recipe_policy(recipe, data.mean, data.std, epoch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 
@@ -28,8 +29,9 @@ def lookup(table: Mapping, name: str, kind: str):
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of an error's message, or its kind if it has none."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    """The first line of an error's message, without a terminal's colours; or its kind if it has none."""
+    message = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    return (message.splitlines() or [type(error).__name__])[0]
 
 
 def check_seed(seed: int) -> None:

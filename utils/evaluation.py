@@ -182,24 +182,44 @@ def check_compatible(model: nn.Module, split: Split) -> None:
     Raises:
         InputError: the model has no parameters, fails on the split's images, or has another number of classes.
     """
-    name = type(model).__name__
-    shape, expected = tuple(split.images.shape[1:]), (1, len(split.classes))
+    check_answer(model, tuple(split.images.shape[1:]), len(split.classes), split.dataset)
+
+
+def check_answer(model: nn.Module, shape: tuple[int, ...], classes: int, asks: str) -> None:
+    """Refuses a model that cannot answer one image (channels, height, width) with one logit for each of the classes.
+
+    Args:
+        asks: for messages, what has so many classes.
+
+    Raises:
+        InputError: the model has no parameters, fails on such an image, or answers in another shape.
+    """
+    name, expected = type(model).__name__, (1, classes)
     if next(model.parameters(), None) is None:
         raise InputError(f"{name} has no parameters: there is nothing to train or to test")
     try:
         answer = answer_shape(model, shape)
     except Exception as error:  # whatever a network may raise
-        raise InputError(f"{name} cannot take an image of {shape}: {one_line(error)}") from error
+        raise InputError(f"{name} cannot take an image of {shape}: {one_line(error)}{dtype_hint(model)}") from error
     if answer != expected:
         hint = ": squeeze() takes the axis of the images away, flatten(1) keeps it" if answer == expected[1:] else ""
-        raise InputError(f"{name} answers with {answer}; {split.dataset} needs {expected}{hint}")
+        raise InputError(f"{name} answers with {answer}; {asks} needs {expected}{hint}")
+
+
+def dtype_hint(model: nn.Module) -> str:
+    """What to do about weights that are not float32, as images are; "" if all are."""
+    others = {str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.dtype != torch.float32}
+    return f"; its weights are {', '.join(sorted(others))}, and images come as float32: model.float()" if others else ""
 
 
 @torch.no_grad()
 def answer_shape(model: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of the model's answer to one black image (channels, height, width), in evaluation mode."""
+    device = next(model.parameters()).device
+    if device.type == "meta":
+        raise RuntimeError("it has no weights yet: its parameters are on the device 'meta'")
     with evaluating(model):
-        image = torch.zeros(1, *shape, device=next(model.parameters()).device)
+        image = torch.zeros(1, *shape, device=device)
         answer = model(image.contiguous(memory_format=torch.channels_last))  # as they come in training and test
     if not isinstance(answer, Tensor):
         raise TypeError(f"its answer is a {type(answer).__name__}, not a tensor of logits")

@@ -14,7 +14,7 @@ from torch import nn
 
 from utils.data import Split
 from utils.errors import InputError, one_line
-from utils.evaluation import EVALUATION_BATCH, evaluating, normalize
+from utils.evaluation import EVALUATION_BATCH, check_answer, evaluating, normalize
 from utils.files import write
 
 TOLERANCE = 1e-4  # of a logit, in float32
@@ -34,7 +34,7 @@ def export_onnx(
     free. Its metadata has "classes", "mean" and "std" (as JSON; pixels counted as 0..1).
 
     Args:
-        model: stays as it is; exported in evaluation mode and float32.
+        model: with float32 weights; stays as it is; exported in evaluation mode.
         split: images that fit the model.
         mean, std: what the model's images are normalised with; by default the split's.
         classes: the names of what the model answers; by default the split's.
@@ -43,11 +43,13 @@ def export_onnx(
         The greatest difference between two logits, torch's and ONNX Runtime's.
 
     Raises:
-        InputError: the network cannot be exported, the answers differ by more than 1e-4 or in a class, or the file
-            cannot be written; nothing is left of it.
+        InputError: the network does not answer with a logit for each class, or cannot be exported; the answers differ
+            by more than 1e-4 or in a class; or the file cannot be written. Nothing is left of it.
     """
     mean, std = tuple(mean or split.mean), tuple(std or split.std)
     facts = {"classes": list(classes or split.classes), "mean": list(mean), "std": list(std)}
+    number = len(facts["classes"])
+    check_answer(model, tuple(split.images.shape[1:]), number, f"a file with {number} names of classes")
     device = next(model.parameters()).device
     try:
         with evaluating(model.to("cpu")):
@@ -67,7 +69,7 @@ def onnx_file(model: nn.Module, shape: tuple[int, ...], facts: dict[str, list]) 
     two = torch.zeros(2, *shape)  # of one image, the exporter would conclude that N is always 1
     try:
         program = torch.onnx.export(
-            model,
+            getattr(model, "_orig_mod", model),  # of torch.compile's wrapper, which hides what forward takes
             (two,),
             input_names=["images"],
             output_names=["logits"],
@@ -76,7 +78,8 @@ def onnx_file(model: nn.Module, shape: tuple[int, ...], facts: dict[str, list]) 
             verbose=False,
         )
     except Exception as error:  # of the many kinds that torch's exporter raises
-        raise InputError(f"{type(model).__name__} cannot be exported to ONNX: {one_line(error)}") from error
+        reason = one_line(error.__cause__ or error)
+        raise InputError(f"{type(model).__name__} cannot be exported to ONNX: {reason}") from error
     graph = program.model_proto
     onnx.helper.set_model_props(graph, {key: json.dumps(value) for key, value in facts.items()})
     return graph.SerializeToString()

@@ -17,6 +17,7 @@ from torch import nn
 
 from utils import trace
 from utils.data import ImageData
+from utils.device import memory_format
 from utils.errors import InputError
 from utils.models import default_arguments, model_arguments, model_name, parameter_count
 from utils.recipes import Recipe, is_a
@@ -51,7 +52,7 @@ def network_digest(model: nn.Module, shape: tuple[int, ...]) -> str | None:
     try:
         with trace.random_states_kept(), trace.uncompiled(), torch.no_grad():
             random.seed(0), np.random.seed(0)  # noqa: NPY002 (a network that draws from it is still the same)
-            network = trace.copied(model).cpu().float().to(memory_format=torch.channels_last).eval()
+            network = trace.copied(model).cpu().float().to(memory_format=memory_format(model)).eval()
             recorded = trace.record(network, torch.ones(1, *shape).contiguous(memory_format=torch.channels_last))
     except Exception:  # whatever a network may raise: `fit` says what is wrong with it
         return None

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from utils.device import autocast, keep_freed_memory, pick_precision
+from utils.device import autocast, keep_freed_memory, memory_format, pick_precision
 from utils.errors import InputError, TrainingError
 from utils.graphs import Graphed
 from utils.interrupt import undisturbed
@@ -33,7 +33,7 @@ class Trainer:
     """
 
     def __init__(self, model: nn.Module, recipe: Recipe, device: torch.device):
-        self.model = model.to(device, memory_format=torch.channels_last)
+        self.model = model.to(device, memory_format=memory_format(model))
         self.recipe = recipe
         self.device = device
         if device.type == "cpu":

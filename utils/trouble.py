@@ -15,6 +15,7 @@ from torch import nn
 from utils.data import ImageData, Split
 from utils.device import is_out_of_memory
 from utils.errors import InputError, TrainingError, one_line
+from utils.evaluation import evaluating, normalize
 from utils.recipes import Recipe
 from utils.trainer import Trainer
 
@@ -36,6 +37,21 @@ def check_images(data: ImageData) -> None:
     height, width = pixels.shape[2:]
     if height != width:
         raise InputError(f"{data.train.dataset}: images of {height} x {width} pixels; recipes train on squares")
+
+
+@torch.no_grad()
+def doubts(model: nn.Module, split: Split) -> list[str]:
+    """For the log: what is probably a mistake, though it can be trained: answers that are probabilities, not logits."""
+    images = normalize(split.images[:4].to(next(model.parameters()).device), split.mean, split.std)
+    with evaluating(model):
+        answers = torch.cat([model(image) for image in images.split(1)]).float()
+    sums = answers.sum(1)
+    if answers.min() < 0 or not torch.allclose(sums, torch.ones_like(sums), atol=1e-3):
+        return []
+    return [
+        f"WARNING: the answers of {type(model).__name__} are probabilities: each image's sum to 1. The loss, cross "
+        "entropy, takes logits and does the softmax itself; with two of them a network learns slowly: leave its own out"
+    ]
 
 
 def check_buffers(model: nn.Module) -> None:
