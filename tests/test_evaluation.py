@@ -138,6 +138,18 @@ def test_a_network_that_answers_nothing_usable_is_refused(tiny, wrong, says):
         evaluate(Wrong(1, 1), tiny.test)
 
 
+def test_data_or_a_name_instead_of_a_split_or_a_network_are_refused(network, tiny):
+    with pytest.raises(InputError, match="a split of the data, such as data.test; got Sequential and ImageData"):
+        evaluate(network, tiny)
+    with pytest.raises(InputError, match="got str and Split"):
+        evaluate("s7", tiny.test)
+
+
+def test_a_precision_that_there_is_not_is_refused(network, tiny):
+    with pytest.raises(InputError, match="unknown precision 'fp8'; there are: fp32, bf16, fp16"):
+        evaluate(network, tiny.test, precision="fp8")
+
+
 def test_an_image_that_the_network_cannot_take_is_refused(tiny):
     unpadded = nn.Sequential(nn.Conv2d(3, 3, 33), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     with pytest.raises(InputError, match=r"cannot take an image of \(3, 32, 32\)"):

@@ -1,6 +1,7 @@
 """Every figure shows what it should, and says of which data."""
 
 import io
+from dataclasses import replace
 
 import pytest
 import torch
@@ -41,6 +42,18 @@ def test_augmented_shows_the_original_first(tiny):
     assert torch.equal(shown(figure.axes[0]), tiny.train.images[0].permute(1, 2, 0))
     holes = (shown(figure.axes[1]) == round(0.33 * 255)).all(-1).sum()
     assert holes >= 16 * 16
+
+
+def test_augmented_shows_as_many_images_as_there_are(tiny):
+    few = replace(tiny.train, images=tiny.train.images[:2], labels=tiny.train.labels[:2])
+    policy = BatchPolicy(assignment_policy(tiny.mean, tiny.std))
+    assert len(plots.augmented(few, policy, draws=3).axes) == 2 * 4
+
+
+@pytest.mark.parametrize("number", [0, -1])
+def test_a_figure_without_images_is_refused(tiny, number):
+    with pytest.raises(InputError, match=f"a figure of 3 x {number} images would show nothing"):
+        plots.samples(tiny.train, number)
 
 
 def test_curves_draw_the_history():

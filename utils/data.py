@@ -12,6 +12,7 @@ import os
 import sys
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 
 import platformdirs
@@ -168,10 +169,10 @@ class ImageData:
         """The first `train` training and `test` test images, or as many as there are, under a name that says so.
 
         Raises:
-            InputError: one of the numbers is below 1.
+            InputError: one of the numbers is no whole one, or below 1.
         """
-        if min(train, test) < 1:
-            raise InputError(f"a subset of {train} training and {test} test images: take one of each at least")
+        if not all(isinstance(count, Integral) and count >= 1 for count in (train, test)):
+            raise InputError(f"a subset of {train} training and {test} test images: take whole numbers from 1 on")
         dataset = f"{self.name}, the first {min(train, len(self.train)):,} and {min(test, len(self.test)):,} images"
 
         def first(split: Split, count: int) -> Split:
@@ -186,10 +187,10 @@ class ImageData:
         Mean and standard deviation stay those of all training images.
 
         Raises:
-            InputError: that would leave no image to train on, or none to validate with.
+            InputError: that is no whole number, or would leave no image to train on, or none to validate with.
         """
         total = len(self.train)
-        if not 0 < count < total:
+        if not isinstance(count, Integral) or not 0 < count < total:
             raise InputError(f"{count} of {total:,} training images cannot be held out; choose 1 to {total - 1}")
         order = torch.randperm(total, generator=torch.Generator().manual_seed(seed)).to(self.train.images.device)
         dataset = f"{self.name}, {count:,} training images held out (seed {seed})"

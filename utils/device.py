@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from utils.errors import InputError, one_line
+from utils.errors import InputError, lookup, one_line
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -40,8 +40,12 @@ def pick_precision(device: torch.device, wish: str = "auto") -> str:
 
     bf16 where it is native (CPUs with AVX-512 BF16 or AMX, GPUs from compute capability 8.0), fp16 on older GPUs
     such as Colab's T4, fp32 elsewhere: emulated bf16 is slower than fp32.
+
+    Raises:
+        InputError: the wish is none of these.
     """
     if wish != "auto":
+        lookup(DTYPES, wish, "precision")
         return wish
     if device.type == "cuda":
         return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"

@@ -105,10 +105,13 @@ def evaluate(model: nn.Module, split: Split, precision: str = "auto", mirrored: 
             be reported apart.
 
     Raises:
-        InputError: the model's answers are not (N, classes), or not finite; or the split's name does not begin with
-            "train" and it holds images that the model has learned from.
+        InputError: the model's answers are not (N, classes), or not finite; the split's name does not begin with
+            "train" and it holds images that the model has learned from; or an argument is of another kind.
         TrainingError: memory runs out.
     """
+    if not (isinstance(model, nn.Module) and isinstance(split, Split)):
+        kinds = f"{type(model).__name__} and {type(split).__name__}"
+        raise InputError(f"evaluate needs a network and a split of the data, such as data.test; got {kinds}")
     check_compatible(model, split)
     check_unseen(getattr(model, "learned_from", None), split)
     device = next(model.parameters()).device

@@ -10,12 +10,19 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from utils.data import Split
+from utils.errors import InputError
 
 DPI = 110
 
 
 def image_grid(rows: int, columns: int, cell: float = 0.95, frames: bool = True) -> tuple[Figure, np.ndarray]:
-    """A figure and an array (rows, columns) of axes without ticks; `cell` is the side of one in inches."""
+    """A figure and an array (rows, columns) of axes without ticks; `cell` is the side of one in inches.
+
+    Raises:
+        InputError: there is no row or no column.
+    """
+    if min(rows, columns) < 1:
+        raise InputError(f"a figure of {rows} x {columns} images would show nothing: take at least one of each")
     figure = Figure(figsize=(columns * cell + 1, rows * cell + 0.6), dpi=DPI, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:

@@ -58,13 +58,13 @@ def augmented(split: Split, batch_policy: BatchPolicy, seed: int = 0, images: in
     """Images as they are (first column) and `draws` random augmentations of each.
 
     Args:
-        split: the images; the first ones are shown.
+        split: the first `images` of it are shown, or as many as there are.
         batch_policy: one that ends in Normalize, which is taken back for the eye.
         seed: of the augmentation.
     """
     generator = torch.Generator().manual_seed(seed)
     originals = split.images[:images].cpu()
-    figure, axes = image_grid(images, draws + 1)
+    figure, axes = image_grid(len(originals), draws + 1)
     for row, original in zip(axes, originals, strict=True):
         row[0].imshow(pixels(original))
         drawn = denormalize(batch_policy(original.repeat(draws, 1, 1, 1), generator), split)
