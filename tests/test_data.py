@@ -354,7 +354,7 @@ def test_so_many_cannot_be_held_out(count):
 
 
 @pytest.mark.parametrize(("train", "test"), [(-1, 5), (5, 0), (1e3, 5)])
-def test_a_subset_without_images_is_refused(train, test):
+def test_a_subset_of_so_many_images_is_refused(train, test):
     with pytest.raises(InputError, match="take whole numbers from 1 on"):
         load_cifar10("digits").subset(train, test)
 

@@ -185,10 +185,10 @@ def check_compatible(model: nn.Module, split: Split) -> None:
     Raises:
         InputError: the model has no parameters, fails on the split's images, or has another number of classes.
     """
-    check_answer(model, tuple(split.images.shape[1:]), len(split.classes), split.dataset)
+    check_shapes(model, tuple(split.images.shape[1:]), len(split.classes), split.dataset)
 
 
-def check_answer(model: nn.Module, shape: tuple[int, ...], classes: int, asks: str) -> None:
+def check_shapes(model: nn.Module, shape: tuple[int, ...], classes: int, asks: str) -> None:
     """Refuses a model that cannot answer one image (channels, height, width) with one logit for each of the classes.
 
     Args:

@@ -14,7 +14,7 @@ from torch import nn
 
 from utils.data import Split
 from utils.errors import InputError, one_line
-from utils.evaluation import EVALUATION_BATCH, check_answer, evaluating, normalize
+from utils.evaluation import EVALUATION_BATCH, check_shapes, evaluating, normalize
 from utils.files import write
 
 TOLERANCE = 1e-4  # of a logit, in float32
@@ -49,7 +49,7 @@ def export_onnx(
     mean, std = tuple(mean or split.mean), tuple(std or split.std)
     facts = {"classes": list(classes or split.classes), "mean": list(mean), "std": list(std)}
     number = len(facts["classes"])
-    check_answer(model, tuple(split.images.shape[1:]), number, f"a file with {number} names of classes")
+    check_shapes(model, tuple(split.images.shape[1:]), number, f"a file with {number} names of classes")
     device = next(model.parameters()).device
     try:
         with evaluating(model.to("cpu")):
