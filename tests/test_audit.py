@@ -16,6 +16,7 @@ from utils.audit import MAX_PARAMETERS, MIN_RECEPTIVE_FIELD, Report, audit
 from utils.auditing.footprint import Probe
 from utils.errors import InputError
 from utils.models import build_model
+from utils.models.s7 import S7Net
 from utils.recipes import RECIPES
 
 IDS = [
@@ -367,6 +368,7 @@ def test_a_network_that_answers_with_a_dictionary_or_a_tuple_is_followed():
     [
         ((nn.Linear,), r"got <class .*Linear'>; make one: Linear\(\)"),
         (("s7",), "audit needs a network, a torch.nn.Module, got 's7'"),
+        ((chain(conv()), None, "digits"), r"audit needs data as load_cifar10\(\) returns it, got 'digits'"),
         ((chain(conv()), None, None, (32, 32)), r"input_shape must be channels, height, width, got \(32, 32\)"),
         ((chain(conv()), None, None, (3, 32, 0)), "input_shape must be channels, height, width"),
     ],
@@ -393,4 +395,4 @@ def test_a_compiled_network_runs_as_it_was_written():
 
 
 def test_a_layer_without_outputs_is_counted_as_any_other():
-    assert audit(build_model("s7", classes=0))["params"].passed
+    assert audit(S7Net(classes=0))["params"].passed

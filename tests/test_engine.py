@@ -247,6 +247,7 @@ def test_a_policy_that_returns_to_whole_numbers_is_not_refused(network, tiny, re
         ({"recipe": "fast"}, "a recipe, as in RECIPES, got 'fast'"),
         ({"policy": [A.HorizontalFlip()]}, "an Albumentations Compose as policy, got "),
         ({"until": "85"}, "a number as until, got '85'"),
+        ({"report_every": "often"}, "a whole number as report_every, got 'often'"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(network, tiny, recipe, changed, says):

@@ -18,7 +18,7 @@ from utils.insight import (
     corrupted,
     corruptions,
     grad_cam,
-    last_map,
+    layers_with_maps,
     standard_error,
     under_corruption,
 )
@@ -58,13 +58,30 @@ def test_grad_cam_looks_at_the_layer_it_is_told_to(tiny, network):
 @pytest.mark.parametrize(("name", "last"), [("s7", "c4"), ("s7_dilated", "c4")])
 def test_the_last_map_is_the_last_block_s(name, last):
     model = build_model(name).eval()
-    assert last_map(model, torch.zeros(1, 3, 32, 32)) is getattr(model, last)
+    assert layers_with_maps(model, torch.zeros(1, 3, 32, 32))[-1] is getattr(model, last)
 
 
 def test_a_network_without_maps_is_refused(tiny):
     flat = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 3))
     with pytest.raises(InputError, match="none of its modules answers with a map"):
         grad_cam(flat, tiny.test.images[:1], tiny.test, torch.tensor([0]))
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"images": torch.zeros(2, 3, 32, 32)}, "expected uint8 images, got torch.float32"),
+        ({"images": torch.zeros(0, 3, 32, 32, dtype=torch.uint8), "classes": torch.arange(0)}, "at least one image"),
+        ({"classes": torch.tensor([0])}, r"expected labels \(2,\), one per image"),
+        ({"classes": torch.tensor([0, 3])}, r"expected labels 0\.\.2, got 0\.\.3"),
+        ({"layer": nn.Conv2d(3, 3, 1)}, "the layer is none of its modules that answer with a map"),
+        ({"layer": "c4"}, "the layer is none of its modules that answer with a map"),
+    ],
+)
+def test_grad_cam_refuses_what_it_cannot_be_asked(tiny, network, changed, says):
+    asked = {"images": tiny.test.images[:2], "split": tiny.test, "classes": torch.tensor([0, 1])} | changed
+    with pytest.raises(InputError, match=says):
+        grad_cam(network, **asked)
 
 
 def test_calibration_by_hand(tiny):
@@ -75,6 +92,12 @@ def test_calibration_by_hand(tiny):
     assert found.accuracy.tolist() == pytest.approx([0, 0, 50, 100])
     assert found.confidence.tolist() == pytest.approx([0, 0, 75, 90])
     assert found.error == pytest.approx((2 * 25 + 3 * 10) / 5)
+
+
+@pytest.mark.parametrize("bins", [0, -1, 1.5, "ten"])
+def test_calibration_needs_bins(tiny, bins):
+    with pytest.raises(InputError, match="bins cannot be sorted into"):
+        calibration(answers(tiny.test, [[0.75, 0.25, 0]]), bins)
 
 
 def test_who_is_always_sure_and_always_right_has_no_calibration_error(tiny):

@@ -180,6 +180,13 @@ def test_a_width_without_channels_or_with_too_many_is_refused(width):
         build_model("s7", width=width)
 
 
+@pytest.mark.parametrize("classes", [0, -1, 10**6, 2.5, True, "ten", None])
+@pytest.mark.parametrize("name", ["s7", "residual"])
+def test_a_number_of_classes_that_is_none_is_refused(name, classes):
+    with pytest.raises(InputError, match=f"classes={classes!r} cannot be used; it is the number of logits"):
+        build_model(name, classes=classes)
+
+
 def test_the_same_seed_builds_the_same_weights_whatever_torch_has_drawn():
     first = build_model("s7", seed=1)
     torch.rand(5)

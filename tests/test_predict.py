@@ -45,6 +45,21 @@ def test_predictions_are_those_of_the_evaluation(network, tiny):
     assert not answers.requires_grad
 
 
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"pictures": torch.zeros(1, 3, 32, 32)}, r"uint8 pictures \(N, 3, H, W\), got torch.float32"),
+        ({"pictures": torch.zeros(3, 32, 32, dtype=torch.uint8)}, r"got torch.uint8 \(3, 32, 32\)"),
+        ({"mean": (0.5,)}, "three means and three deviations"),
+        ({"std": (0.2, 0, 0.2)}, "three means and three deviations above 0"),
+    ],
+)
+def test_pictures_and_their_normalisation_have_to_fit(network, tiny, changed, says):
+    asked = {"pictures": tiny.test.images, "mean": tiny.mean, "std": tiny.std} | changed
+    with pytest.raises(InputError, match=f"predict needs .*{says}"):
+        predict(network, **asked)
+
+
 @pytest.mark.parametrize("content", [None, b"", b"<html>", b"\x89PNG\r\n\x1a\n cut"])
 def test_what_is_no_picture_is_refused(tmp_path, content):
     path = tmp_path / "picture.png"

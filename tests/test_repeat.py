@@ -186,6 +186,13 @@ def test_the_record_of_another_run_is_refused(tiny, recipe, tmp_path):
         repeat("s7", tiny, recipe, 1, tmp_path)
 
 
+@pytest.mark.parametrize("seeds", [0, -1, 2.0])
+def test_seeds_are_a_whole_number_from_1_on(tiny, recipe, tmp_path, seeds):
+    with pytest.raises(InputError, match="seeds cannot be trained with"):
+        repeat("s7", tiny, recipe, seeds, tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
 def of_record(record: dict) -> SimpleNamespace:
     """Stands for the data of a run of which the record alone is there."""
     images = torch.empty(0, 3, 32, 32)

@@ -140,6 +140,8 @@ def audit(
     if not isinstance(model, nn.Module):
         hint = f"; make one: {model.__name__}()" if isinstance(model, type) else ""
         raise InputError(f"audit needs a network, a torch.nn.Module, got {model!r:.80}{hint}")
+    if not isinstance(data, ImageData | None):
+        raise InputError(f"audit needs data as load_cifar10() returns it, got {data!r:.80}")
     shape = tuple(input_shape)
     if len(shape) != 3 or not all(isinstance(n, int) and n > 0 for n in shape):
         raise InputError(f"input_shape must be channels, height, width, got {input_shape!r}")

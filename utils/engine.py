@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from math import isfinite
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 
 import albumentations as A
@@ -79,7 +79,7 @@ def fit(
             dies, or the end of the run cannot be saved. The last good checkpoint stays.
     """
     started = time.monotonic()
-    check_arguments(model, data, recipe, seed, until, policy)
+    check_arguments(model, data, recipe, seed, until, policy, report_every)
     asked, recipe = recipe, suited(recipe, model)
     check_last_batch(model, data.train, recipe)
     check_symmetry(model, recipe)
@@ -122,7 +122,13 @@ def fit(
 
 
 def check_arguments(
-    model: nn.Module, data: ImageData, recipe: Recipe, seed: int, until: float | None, policy: A.Compose | None
+    model: nn.Module,
+    data: ImageData,
+    recipe: Recipe,
+    seed: int,
+    until: float | None,
+    policy: A.Compose | None,
+    report_every: int,
 ) -> None:
     """Raises `InputError` if an argument of `fit` is of the wrong kind, such as a recipe's name, or does not fit."""
     for expected, kind, got in (
@@ -131,6 +137,7 @@ def check_arguments(
         ("a recipe, as in RECIPES", Recipe, recipe),
         ("an Albumentations Compose as policy", A.Compose | None, policy),
         ("a number as until", Real | None, until),
+        ("a whole number as report_every", Integral, report_every),
     ):
         if not isinstance(got, kind):
             raise InputError(f"fit needs {expected}, got {got!r:.80}")

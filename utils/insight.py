@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, replace
+from numbers import Integral
 
 import albumentations as A
 import numpy as np
@@ -40,25 +41,32 @@ def grad_cam(model: nn.Module, images: Tensor, split: Split, classes: Tensor, la
         for the class.
 
     Raises:
-        InputError: no module answers with a map of more than one pixel.
+        InputError: images and classes are not as said, or the layer is none of the model's that answers with a map; or
+            no module answers with a map of more than one pixel.
 
     Source: R. Selvaraju et al., "Grad-CAM", arXiv 1610.02391.
     """
     device = next(model.parameters()).device
+    asked = replace(split, images=images, labels=classes).to(device)  # it refuses what does not fit together
     with evaluating(model):
-        pictures = normalize(images.to(device), split.mean, split.std)
-        layer = layer or last_map(model, pictures[:1])
-        heat = LayerGradCam(model, layer).attribute(pictures, classes.to(device), relu_attributions=True)
+        pictures = normalize(asked.images, split.mean, split.std)
+        found = layers_with_maps(model, pictures[:1])
+        if layer is not None and layer not in found:
+            raise InputError(f"{type(model).__name__}: the layer is none of its modules that answer with a map")
+        heat = LayerGradCam(model, layer or found[-1]).attribute(pictures, asked.labels, relu_attributions=True)
     heat = F.interpolate(heat.detach().float(), images.shape[-2:], mode="bilinear").squeeze(1).cpu()
     return heat / heat.amax((1, 2), keepdim=True).clamp(min=1e-12)
 
 
 @torch.no_grad()
-def last_map(model: nn.Module, picture: Tensor) -> nn.Module:
-    """The last module to answer with a map of more than one pixel, and of those that answer with the same, the outer.
+def layers_with_maps(model: nn.Module, picture: Tensor) -> list[nn.Module]:
+    """The modules that answer with a map of more than one pixel, in their order; a module after those inside of it.
 
     Args:
         picture: float32 (1, 3, H, W).
+
+    Raises:
+        InputError: there is none.
     """
     answered: list[nn.Module] = []
 
@@ -70,7 +78,7 @@ def last_map(model: nn.Module, picture: Tensor) -> nn.Module:
         model(picture)
     if not answered:
         raise InputError(f"{type(model).__name__}: none of its modules answers with a map for Grad-CAM to look at")
-    return answered[-1]
+    return answered
 
 
 def confusion_pairs(result: Evaluation, count: int = 5) -> list[tuple[str, str, int]]:
@@ -107,7 +115,13 @@ class Calibration:
 
 
 def calibration(result: Evaluation, bins: int = BINS) -> Calibration:
-    """The answers sorted into `bins` of confidence; the upper edge of a bin belongs to it."""
+    """The answers sorted into `bins` of confidence; the upper edge of a bin belongs to it.
+
+    Raises:
+        InputError: `bins` is no whole number from 1 on.
+    """
+    if not isinstance(bins, Integral) or bins < 1:
+        raise InputError(f"{bins!r} bins cannot be sorted into; take a whole number from 1 on")
     confidence = result.probabilities.amax(1).double()
     place = (confidence * bins).ceil().long().clamp(1, bins) - 1
     images = torch.bincount(place, minlength=bins)

@@ -49,7 +49,15 @@ def load_picture(path: str | Path, side: int = 32) -> Tensor:
 
 @torch.no_grad()
 def predict(model: nn.Module, pictures: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Class probabilities, float32 (N, classes) on the CPU, of uint8 pictures (N, 3, H, W); mean, std as trained."""
+    """Class probabilities, float32 (N, classes) on the CPU, of uint8 pictures (N, 3, H, W); mean, std as trained.
+
+    Raises:
+        InputError: pictures, mean or std are not that.
+    """
+    if pictures.dtype != torch.uint8 or pictures.ndim != 4 or pictures.shape[1] != 3:
+        raise InputError(f"predict needs uint8 pictures (N, 3, H, W), got {pictures.dtype} {tuple(pictures.shape)}")
+    if len(mean) != 3 or len(std) != 3 or not all(deviation > 0 for deviation in std):
+        raise InputError(f"predict needs three means and three deviations above 0, got {mean} and {std}")
     device = next(model.parameters()).device
     with evaluating(model), autocast(device, pick_precision(device)):
         logits = model(normalize(pictures.to(device), mean, std))

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
+from numbers import Integral
 from pathlib import Path
 
 from scipy import stats
@@ -14,6 +15,7 @@ from torch import nn
 
 from utils.data import ImageData
 from utils.engine import fit, suited
+from utils.errors import InputError
 from utils.files import write
 from utils.models import build_model
 from utils.recipes import Recipe
@@ -131,9 +133,11 @@ def repeat(
         arguments: of the network's constructor, such as `width=0.5`.
 
     Raises:
-        InputError: the name is unknown, or a folder holds another run.
+        InputError: the name is unknown, there are to be no seeds, or a folder holds another run.
         TrainingError: see `fit`.
     """
+    if not isinstance(seeds, Integral) or seeds < 1:
+        raise InputError(f"{seeds!r} seeds cannot be trained with; take a whole number from 1 on")
     data = replace(data)  # the digest that this one keeps may be of pixels or labels that were changed since
     records = []
     for seed in range(seeds):

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from utils.errors import InputError, check_seed, lookup
+from utils.models.blocks import MOST
 from utils.models.dilated_valid import DilatedValid
 from utils.models.experiment2 import Experiment2
 from utils.models.pretrained import read_weights, weights_for
@@ -43,7 +44,8 @@ def build_model(name: str, seed: int = 0, pretrained: bool | str = False, **argu
         arguments: of the network's constructor, such as `classes=10`.
 
     Raises:
-        InputError: there is no such network, or it takes no such argument, or no weights of it ship.
+        InputError: there is no such network, or it takes no such argument, or no weights of it ship; or `classes` is
+            no number of logits.
     """
     check_seed(seed)
     network = lookup(MODELS, name, "model")
@@ -55,6 +57,8 @@ def build_model(name: str, seed: int = 0, pretrained: bool | str = False, **argu
     arguments = {key: value.item() if isinstance(value, np.generic) else value for key, value in arguments.items()}
     bound = signature.bind(**arguments)
     bound.apply_defaults()  # classes=10 said or not is the same network
+    if type(classes := bound.arguments["classes"]) is not int or not 1 <= classes <= MOST:
+        raise InputError(f"classes={classes!r} cannot be used; it is the number of logits, 1 to {MOST:,}")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would move the GPU's as well
         model = network(**arguments)

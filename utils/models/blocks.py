@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from utils.errors import InputError
 
-MOST = 10_000  # channels: more is a slip of the pen, or a file that asks for all the memory there is
+MOST = 10_000  # channels or classes: more is a slip of the pen, or a file that asks for all the memory there is
 
 
 def convolution(channels_in: int, channels_out: int, stride: int = 1, dilation: int = 1, padding: bool = True):
