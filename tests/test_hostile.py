@@ -32,7 +32,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="limits a process's m
         ("checkpoint: weights are not numbers", "its weights are not all numbers: output.2.weight"),
         ("checkpoint: history is a number", "its history cannot be read"),
         ("checkpoint: the model is a list", "its model cannot be read"),
-        ("checkpoint: the model has 30,000,000 classes", "its weights do not fit"),
+        ("checkpoint: the model has 30,000,000 classes", "last.pt: classes=30000000 cannot be used"),
         ("checkpoint: fewer names than classes", "another number of classes than it names"),
         ("checkpoint: class names that the terminal obeys", "classes has text that cannot be printed"),
         ("checkpoint: a file of 1 TB", "(too large)"),

@@ -108,8 +108,8 @@ def load_model(path: str | Path) -> tuple[nn.Module, dict]:
         if any(weights[key].dtype != tensor.dtype for key, tensor in model.state_dict().items()):
             raise ValueError("other types of numbers")
         model.load_state_dict(weights, assign=True)
-    except InputError:
-        raise
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     except (RuntimeError, TypeError, ValueError, KeyError, AttributeError) as error:
         raise InputError(f"{path}: its weights do not fit the network {name!r} of this version") from error
     if checkpoint["model_arguments"].get("classes", 10) != len(checkpoint["classes"]):

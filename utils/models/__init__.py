@@ -57,7 +57,8 @@ def build_model(name: str, seed: int = 0, pretrained: bool | str = False, **argu
     arguments = {key: value.item() if isinstance(value, np.generic) else value for key, value in arguments.items()}
     bound = signature.bind(**arguments)
     bound.apply_defaults()  # classes=10 said or not is the same network
-    if type(classes := bound.arguments["classes"]) is not int or not 1 <= classes <= MOST:
+    classes = bound.arguments.get("classes", 1)  # a network of the user's own need not have the argument
+    if type(classes) is not int or not 1 <= classes <= MOST:
         raise InputError(f"classes={classes!r} cannot be used; it is the number of logits, 1 to {MOST:,}")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would move the GPU's as well
