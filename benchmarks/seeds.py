@@ -50,6 +50,8 @@ def as_markdown(runs: Repeats, command: str, csv_path: str, best: tuple[str, flo
     def versions(name: str) -> str:
         return " and ".join(dict.fromkeys(record["versions"][name] for record in runs.records))
 
+    precisions = " and ".join(dict.fromkeys(record["precision"] for record in runs.records))
+
     above = []
     if best:
         system, theirs = best
@@ -71,7 +73,7 @@ def as_markdown(runs: Repeats, command: str, csv_path: str, best: tuple[str, flo
             f"| looks at the test images | {first['results']['test_evaluations']} a run, after every epoch; "
             "no epoch was chosen by them |",
             f"| parameters | {first['parameters']:,} |",
-            f"| precision, versions | {precisions(runs)}; Python {versions('python')}, torch {versions('torch')}, "
+            f"| precision, versions | {precisions}; Python {versions('python')}, torch {versions('torch')}, "
             f"albumentations {versions('albumentations')} |",
             f"| command, every run | `{command}`, [{csv_path}]({csv_path}) |",
         ]
@@ -79,25 +81,19 @@ def as_markdown(runs: Repeats, command: str, csv_path: str, best: tuple[str, flo
 
 
 def times(runs: Repeats) -> str:
-    """How long a run took, on each kind of hardware on which any ran."""
+    """How long a run took, on each kind of hardware and, where runs differ in it, in each precision."""
+    several = len({record["precision"] for record in runs.records}) > 1
     seconds: dict[str, list[float]] = {}
     for record in runs.records:
-        seconds.setdefault(record["hardware"], []).append(record["results"]["seconds"])
+        machine = record["hardware"] + (f" in {record['precision']}" if several else "")
+        seconds.setdefault(machine, []).append(record["results"]["seconds"])
     parts = []
-    for hardware, spent in seconds.items():
-        part = f"{spent[0]:.0f} s on {hardware}"
+    for machine, spent in seconds.items():
+        part = f"{spent[0]:.0f} s on {machine}"
         if len(spent) > 1:
-            part = f"median {median(spent):.0f} s ({min(spent):.0f} to {max(spent):.0f}) on {hardware}"
+            part = f"median {median(spent):.0f} s ({min(spent):.0f} to {max(spent):.0f}) on {machine}"
         parts.append(part + (f" (n = {len(spent)})" if len(seconds) > 1 else ""))
     return "; ".join(parts)
-
-
-def precisions(runs: Repeats) -> str:
-    """The precision of all runs; if there are several, which hardware had which."""
-    found = dict.fromkeys((record["precision"], record["hardware"]) for record in runs.records)
-    if len({precision for precision, _ in found}) == 1:
-        return runs.records[0]["precision"]
-    return " and ".join(f"{precision} on {hardware}" for precision, hardware in found)
 
 
 def command_for(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> str:

@@ -102,24 +102,16 @@ def test_a_program_ends_with_the_code_of_what_went_wrong(error, code, capsys):
     assert capsys.readouterr().err == ("test_benchmarks.py: no\n" if code in (1, 2) else "")
 
 
-def test_the_time_of_a_run_is_told_for_each_kind_of_hardware():
-    def record(hardware: str, seconds: float) -> dict:
-        return {"hardware": hardware, "results": {"seconds": seconds}}
+def test_the_time_of_a_run_is_told_for_each_kind_of_hardware_and_each_precision():
+    def record(hardware: str, seconds: float, precision: str = "fp32") -> dict:
+        return {"hardware": hardware, "precision": precision, "results": {"seconds": seconds}}
 
     alike = [record("two threads", s) for s in (300, 320, 310)]
     assert seeds.times(Repeats(alike)) == "median 310 s (300 to 320) on two threads"
     mixed = Repeats([*alike, record("one thread", 560)])
     assert seeds.times(mixed).endswith("on two threads (n = 3); 560 s on one thread (n = 1)")
-
-
-def test_several_precisions_are_each_said_with_their_hardware():
-    def record(hardware, precision):
-        return {"hardware": hardware, "precision": precision}
-
-    alike = [record("two threads", "bf16"), record("one thread", "bf16")]
-    assert seeds.precisions(Repeats(alike)) == "bf16"
-    mixed = [*alike, record("old", "fp32"), record("old", "fp32")]
-    assert seeds.precisions(Repeats(mixed)) == "bf16 on two threads and bf16 on one thread and fp32 on old"
+    sooner = Repeats([*alike, record("two threads", 90, "bf16")])
+    assert seeds.times(sooner).endswith("on two threads in fp32 (n = 3); 90 s on two threads in bf16 (n = 1)")
 
 
 def test_a_table_goes_where_the_readme_has_room_for_it(tmp_path):
